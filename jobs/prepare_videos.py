@@ -1,0 +1,109 @@
+"""Turn videos nobody labelled into a dataset of clips with what the teachers see in them.
+
+On a laptop, with the toy world or a folder of videos:
+
+    python jobs/prepare_videos.py
+    python jobs/prepare_videos.py folder:videos/ --out runs/clips
+
+On a cluster, with a list of millions of videos in a bucket (parquet or csv with a column `uri`):
+
+    ray job submit --working-dir . -- python jobs/prepare_videos.py \
+        manifest:s3://bucket/videos.parquet --scenes places365:resnet18_places365.pth.tar \
+        --out s3://bucket/clips
+
+The same command again goes on where the last run stopped. Files that cannot be used are listed
+with their reason in OUT/errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from mmray import cli
+
+if TYPE_CHECKING:
+    from mmray.pipeline.videos import Prepared
+
+
+@dataclass(kw_only=True)
+class Args(cli.JobArgs):
+    """Flags of prepare_videos."""
+
+    source: Annotated[str, tyro.conf.Positional] = "toy"
+    """toy, toy:DIR, folder:DIR, manifest:FILE (parquet or csv with `uri`) or stamps:DIR."""
+    out: str = "runs/prepare_videos"
+    """Folder (or URI) of the clip dataset."""
+    objects: str | None = None
+    """Teacher of objects: efficientnet_lite0 (default), torchvision:NAME, mmray:DIR or none."""
+    scenes: str | None = None
+    """Teacher of scenes: places365:FILE, torchvision:NAME, mmray:DIR or none (default)."""
+    clip_s: float | None = None
+    """Length of a clip in seconds (default 20)."""
+    frame_s: float | None = None
+    """One frame for the teachers every so many seconds (default 5)."""
+    min_clip_s: float = 2.0
+    """A shorter rest at the end of a video is left out."""
+    max_clips: int | None = None
+    """Most clips of one video (default: all)."""
+    frames: Literal["exact", "keyframe"] = "exact"
+    """Decode the exact frames, or the nearest key frames (faster on long videos)."""
+    audio: Literal["pcm16", "flac"] = "pcm16"
+    """How sound is stored."""
+    max_error_ratio: float = 0.2
+    """Fail when more than this share of the items is bad."""
+    decoders: int | None = None
+    """Decoding workers (default: one a CPU)."""
+    teachers: int | None = None
+    """Teacher workers (default: one a GPU, else one for two CPUs)."""
+    timeout_s: float = 60.0
+    """Time limit for decoding one clip; over it, the clip is quarantined."""
+
+
+def main(argv: Sequence[str] | None = None) -> Prepared:
+    """Parse flags, prepare, return the counts."""
+    args = cli.parse(Args, argv, __doc__)
+    import mmray
+    from mmray.pipeline.videos import VideoOptions, Workers, prepare_videos
+
+    toy = args.source.split(":")[0] == "toy"
+    options = VideoOptions(
+        source=args.source,
+        objects=_teacher(args, "objects", toy),
+        scenes=_teacher(args, "scenes", toy),
+        clip_s=args.clip_s or 20.0,
+        frame_s=args.frame_s or 5.0,
+        min_clip_s=args.min_clip_s,
+        max_clips=args.max_clips,
+        frames=args.frames,
+        audio=args.audio,
+        limit=args.limit,
+    )
+    options.check()
+    mmray.init(local_mode=args.local, address=args.address)
+    return prepare_videos(
+        options,
+        args.out,
+        workers=Workers(decoders=args.decoders, teachers=args.teachers, timeout_s=args.timeout_s),
+        max_error_ratio=args.max_error_ratio,
+        overwrite=args.overwrite,
+    )
+
+
+def _teacher(args: Args, what: Literal["objects", "scenes"], toy: bool) -> str | None:
+    """The teacher asked for; the toy world has nets of its own, trained when they are missing."""
+    spec: str | None = getattr(args, what)
+    if spec is not None:
+        return None if spec == "none" else spec
+    if not toy:
+        return "efficientnet_lite0" if what == "objects" else None
+    from mmray.teachers.train import toy_teacher
+
+    return f"mmray:{toy_teacher(what, args.source, seed=args.seed)}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,71 @@
+"""What all jobs share on the command line: common flags, exit codes, the console.
+
+A job is a dataclass of arguments and a `main(argv) -> result`; `python jobs/NAME.py` ends with
+`cli.run(main)`. Exit codes: 0 done, 2 user error (one line on stderr), 1 failure.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import tyro
+from rich.console import Console
+
+from mmray.errors import UserError
+
+console = Console(highlight=False, soft_wrap=True)
+Args = TypeVar("Args")
+
+
+@dataclass(kw_only=True)
+class JobArgs:
+    """Flags that every job has."""
+
+    out: str = ""
+    """Folder (or URI) that the job writes; default runs/NAME."""
+    seed: int = 0
+    """Seed of everything random."""
+    limit: int | None = None
+    """Use only the first N items."""
+    address: str | None = None
+    """Ray cluster to use; default $RAY_ADDRESS, else a Ray of this job's own."""
+    local: bool = False
+    """Run in this one process, without Ray (for debugging)."""
+    overwrite: bool = False
+    """Start afresh; without it, the same command resumes."""
+
+
+class JobFailed(RuntimeError):
+    """A job that ran but did not succeed; the message is for the user, exit code 1."""
+
+
+def parse(args_type: type[Args], argv: Sequence[str] | None, doc: str | None) -> Args:
+    """Parse a command line into `args_type`; usage errors end the process with 2."""
+    return tyro.cli(
+        args_type,
+        args=None if argv is None else list(argv),
+        description=doc,
+        # `--local`, not `--local/--no-local`: every flag here is off by default or says otherwise.
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Run a job's `main` as a script and exit with the code of its outcome."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    error = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        main()
+    except UserError as e:
+        error.print(f"error: {e}", style="red", markup=False)
+        sys.exit(2)
+    except JobFailed as e:
+        error.print(f"failed: {e}", style="red", markup=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        error.print("stopped; the same command resumes", style="yellow")
+        sys.exit(130)

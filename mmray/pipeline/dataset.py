@@ -1,0 +1,211 @@
+"""Datasets on disk: Parquet shards, `manifest.json` and `errors/`.
+
+Layout of a dataset folder (local or any URI):
+
+    part-00000.parquet ...   the rows; plain Arrow types, readable without mmray or Ray
+    errors/*.parquet         what was quarantined: id, uri, stage, error_class, message
+    manifest.json            schema version, source, options, teachers, counts; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmray import storage
+from mmray.errors import UserError
+
+SCHEMA_VERSION = 1
+PART = "part-{:05d}.parquet"
+ERROR_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "uri", "stage", "error_class", "message")]
+)
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A piece of a dataset that can be read on its own."""
+
+    path: str
+    group: int
+    num_rows: int
+
+
+class Dataset:
+    """A prepared dataset, for reading.
+
+    Args:
+        uri: the folder.
+        kind: `clips` or `images`: what the caller can use.
+
+    Raises:
+        UserError: the folder is missing, unfinished, or holds something else.
+    """
+
+    def __init__(self, uri: str, kind: str = "clips") -> None:
+        self.uri = storage.absolute(uri)
+        path = storage.join(self.uri, "manifest.json")
+        if not storage.exists(path):
+            raise UserError(
+                f"{uri}: is not a finished dataset (no manifest.json); "
+                f"make one with `python jobs/prepare_{'videos' if kind == 'clips' else 'images'}.py"
+                f" SOURCE --out {uri}`"
+            )
+        self.manifest: dict[str, Any] = storage.read_json(path)
+        found = self.manifest.get("kind") if isinstance(self.manifest, dict) else None
+        if found != kind:
+            raise UserError(f"{uri}: holds {found!r}, expected a dataset of {kind}")
+        version = self.manifest.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise UserError(
+                f"{uri}: has schema version {version}, this mmray reads version {SCHEMA_VERSION}; "
+                "prepare it again"
+            )
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the manifest: changes whenever the data or how they were made changes."""
+        text = json.dumps(self.manifest, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """Class names by teacher, for example `{"objects": [...], "scenes": [...]}`."""
+        teachers = self.manifest.get("teachers", {})
+        return {head: list(teacher["classes"]) for head, teacher in teachers.items()}
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all shards."""
+        return int(self.manifest["counts"]["rows"])
+
+    @cached_property
+    def shards(self) -> list[str]:
+        """Addresses of the shards, in order."""
+        return [storage.join(self.uri, name) for name in part_names(self.uri)]
+
+    @cached_property
+    def _row_groups(self) -> list[RowGroup]:
+        groups = []
+        for path in self.shards:
+            meta = open_parquet(path).metadata
+            groups += [
+                RowGroup(path, i, meta.row_group(i).num_rows) for i in range(meta.num_row_groups)
+            ]
+        return groups
+
+    def row_groups(self) -> list[RowGroup]:
+        """All row groups, in order: the units of random access."""
+        return self._row_groups
+
+    def read_row_group(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
+        """The rows of one row group."""
+        return open_parquet(group.path).read_row_group(group.group, columns=list(columns))
+
+    def batches(
+        self,
+        columns: Sequence[str],
+        batch_size: int = 64,
+        split: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[pa.Table]:
+        """Stream the rows in order, at most `batch_size` at a time, of one split or of all."""
+        wanted = list(dict.fromkeys([*columns, *(["split"] if split else [])]))
+        left = self.num_rows if limit is None else limit
+        for path in self.shards:
+            for batch in open_parquet(path).iter_batches(batch_size=batch_size, columns=wanted):
+                table = pa.Table.from_batches([batch])
+                if split:
+                    table = table.filter(pa.compute.equal(table["split"], split))
+                table = table.select(list(columns)).slice(0, left)
+                left -= table.num_rows
+                if table.num_rows:
+                    yield table
+                if left <= 0:
+                    return
+
+    def read(
+        self, columns: Sequence[str], split: str | None = None, limit: int | None = None
+    ) -> pa.Table:
+        """All rows of some (small) columns in one table."""
+        tables = list(self.batches(columns, 4096, split, limit))
+        if tables:
+            return pa.concat_tables(tables)
+        schema = open_parquet(self.shards[0]).schema_arrow if self.shards else pa.schema([])
+        return pa.schema([schema.field(name) for name in columns]).empty_table()
+
+    def errors(self) -> pa.Table:
+        """Everything that was quarantined: id, uri, stage, error_class, message."""
+        folder = storage.join(self.uri, "errors")
+        names = [n for n in storage.list_files(folder) if n.endswith(".parquet")]
+        tables = [open_parquet(storage.join(folder, name)).read() for name in names]
+        return pa.concat_tables(tables) if tables else ERROR_SCHEMA.empty_table()
+
+
+def part_names(uri: str) -> list[str]:
+    """Names of the shards in a dataset folder, in order."""
+    return [n for n in storage.list_files(uri) if n.startswith("part-") and n.endswith(".parquet")]
+
+
+def read_table(uri: str) -> pa.Table:
+    """One Parquet file as a table."""
+    return open_parquet(uri).read()
+
+
+def num_rows(uri: str) -> int:
+    """Rows of one Parquet file, from its footer."""
+    return int(open_parquet(uri).metadata.num_rows)
+
+
+def write_table(uri: str, table: pa.Table, row_group_size: int | None = None) -> None:
+    """Write one Parquet file, atomically."""
+    with storage.atomic_path(uri) as path:
+        pq.write_table(table, path, row_group_size=row_group_size, compression="zstd")
+
+
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """Open a Parquet file; a bad one is a `UserError` that names it."""
+    try:
+        if storage.is_remote(uri):
+            return pq.ParquetFile(storage.open_file(uri))
+        return pq.ParquetFile(storage.local_path(uri))
+    except (pa.ArrowInvalid, OSError) as e:
+        raise UserError(f"{uri}: is not a readable Parquet file ({e})") from e
+
+
+def tensor(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """A fixed-shape tensor column as one array [rows, ...]."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # no chunks at all
+            column = column.chunk(0)
+    return column.to_numpy_ndarray()
+
+
+def tensor_column(arrays: Iterable[np.ndarray], shape: Sequence[int], dtype: str) -> pa.Array:
+    """Arrays of one shape as a fixed-shape tensor column, readable by plain pyarrow."""
+    stacked = np.ascontiguousarray(np.asarray(list(arrays), dtype=dtype))
+    flat = pa.array(stacked.reshape(-1))
+    kind = pa.fixed_shape_tensor(flat.type, list(shape))
+    size = int(np.prod(shape))
+    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, size))
+
+
+def waveform(value: bytes, encoding: str) -> np.ndarray:
+    """The `audio` value of a row as float32 [samples] in [-1, 1].
+
+    Args:
+        value: the bytes of the column `audio`.
+        encoding: `manifest["options"]["audio"]`: `pcm16` or `flac`.
+    """
+    from mmray.media import sound
+
+    return sound.from_flac(value) if encoding == "flac" else sound.from_pcm16(value)

@@ -1,0 +1,116 @@
+"""Shards through pools of workers, here and on Ray: every row once, whatever happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from mmray.errors import MediaError
+from mmray.pipeline import dataset, run, shards
+from mmray.pipeline.stages import Errors, Pool, failed
+
+SCHEMA = pa.schema({"id": pa.string(), "uri": pa.string(), "value": pa.int64()})
+
+
+@dataclass
+class Square:
+    """Square a value; multiples of 7 fail."""
+
+    def setup(self) -> None:
+        self.ready = True
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        assert self.ready
+        errors = Errors(rows.num_rows)
+        values = rows["value"].to_pylist()
+        for i, value in enumerate(values):
+            if value % 7 == 0:
+                errors.add(i, MediaError("frames", f"{value} is a multiple of seven"))
+        rows = rows.append_column("square", pa.array([v * v for v in values], pa.int64()))
+        for name, column in errors.columns().items():
+            rows = rows.append_column(name, column)
+        return rows
+
+
+@dataclass
+class AddOne:
+    """Add one to the squares; checks that it sees the errors of the stage before."""
+
+    def setup(self) -> None:
+        pass
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        assert [v % 7 == 0 for v in rows["value"].to_pylist()] == failed(rows)
+        values = pa.compute.add(rows["square"], 1)
+        return rows.append_column("result", values)
+
+
+@pytest.fixture()
+def work(tmp_path: Path) -> str:
+    path = str(tmp_path / "list.parquet")
+    rows = [{"id": f"r{i}", "uri": f"u{i}", "value": i} for i in range(53)]
+    tables = (pa.Table.from_pylist(rows[i : i + 10], schema=SCHEMA) for i in range(0, 53, 10))
+    assert shards.write_list(path, tables, SCHEMA, rows_per_shard=8) == 53
+    return path
+
+
+def pools(work: str, out: Path) -> list[Pool]:
+    write = shards.WriteShard(str(out), ("id", "result"), str(out / "errors"))
+    return [
+        Pool("square", [shards.ReadShard(work), Square()], size=2, num_cpus=0.5),
+        Pool("add", [AddOne(), write], num_cpus=0),
+    ]
+
+
+def check(out: Path) -> None:
+    table = pa.concat_tables(
+        [dataset.read_table(str(out / name)) for name in dataset.part_names(str(out))]
+    )
+    expected = {f"r{i}": i * i + 1 for i in range(53) if i % 7}
+    assert dict(zip(table["id"].to_pylist(), table["result"].to_pylist(), strict=True)) == expected
+    assert table.num_rows == len(expected)
+    assert shards.count_done(str(out), str(out / "errors")) == (45, 8)
+    reasons = shards.reasons(str(out / "errors"))
+    assert reasons["frames: 14 is a multiple of seven"] == 1
+    assert sum(reasons.values()) == 8
+
+
+def test_sizes_of_shards(work: str) -> None:
+    assert shards.sizes(work) == [8, 8, 8, 8, 8, 8, 5]
+
+
+def test_here(work: str, tmp_path: Path, local_mode: None) -> None:
+    out = tmp_path / "out"
+    todo = shards.pending(work, str(out))
+    assert todo == list(range(7))
+    results = list(run.run(todo, pools(work, out)))
+    assert [r["shard"] for r in results] == todo
+    assert sum(r["rows"] for r in results) == 45
+    assert shards.pending(work, str(out)) == []
+    check(out)
+
+
+def test_resume_runs_only_what_is_missing(work: str, tmp_path: Path, local_mode: None) -> None:
+    out = tmp_path / "out"
+    results = run.run(shards.pending(work, str(out)), pools(work, out))
+    for _ in range(3):
+        next(results)
+    results.close()
+    # As left by a kill between the two writes of a shard: errors written, part not yet.
+    assert (out / "part-00001.parquet").exists()
+    (out / "part-00001.parquet").unlink()
+    todo = shards.pending(work, str(out))
+    assert todo == [1, 3, 4, 5, 6]
+    list(run.run(todo, pools(work, out)))
+    check(out)
+
+
+@pytest.mark.cluster
+def test_on_ray(work: str, tmp_path: Path, ray_cluster: None) -> None:
+    out = tmp_path / "out"
+    results = list(run.run(shards.pending(work, str(out)), pools(work, out)))
+    assert sorted(r["shard"] for r in results) == list(range(7))
+    check(out)

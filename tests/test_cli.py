@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mmray import cli
+from mmray.errors import MediaError, UserError
+
+ROOT = Path(__file__).parent.parent
+JOBS = sorted(p.name for p in (ROOT / "jobs").glob("*.py"))
+
+
+@dataclass(kw_only=True)
+class Args(cli.JobArgs):
+    speed: float = 1.0
+
+
+def test_common_flags() -> None:
+    args = cli.parse(Args, ["--out", "x", "--local", "--limit", "3", "--speed", "2"], "doc")
+    assert (args.out, args.local, args.limit, args.speed) == ("x", True, 3, 2.0)
+    assert (args.seed, args.address, args.overwrite) == (0, None, False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (None, 0),
+        (UserError("--data: no such folder"), 2),
+        (MediaError("open", "is empty", "a.mp4"), 2),
+        (cli.JobFailed("too many errors"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_exit_codes(
+    error: BaseException | None, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        if error:
+            raise error
+
+    if code == 0:
+        cli.run(main)
+        return
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main)
+    assert exit_.value.code == code
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    assert len(shown.strip().splitlines()) == 1
+
+
+def test_usage_errors_exit_with_2() -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.parse(Args, ["--nonsense"], "doc")
+    assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_is_quick_and_light(job: str) -> None:
+    code = (
+        "import runpy, sys; sys.argv = [sys.argv[1], '--help']\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "assert not {'torch', 'ray', 'mlflow'} & set(sys.modules), 'heavy import'\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "jobs" / job)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--out" in done.stdout or "soundnet" in done.stdout or "sounds" in done.stdout
+    # Twice the promised 3 s, since other tests may run beside.
+    assert time.monotonic() - start < 6
