@@ -20,7 +20,7 @@ install: .venv/.installed
 	touch $@
 
 demo: install
-	$(PY) -m mmray.demo
+	$(PY) -m jobs.demo
 
 lint: install
 	.venv/bin/ruff check .

@@ -51,7 +51,7 @@ def _run_on_ray(shards: Sequence[int], pools: Sequence[Pool]) -> Iterator[dict[s
     context.target_max_block_size = 1 << 31
     # One block a shard, made here: a read task would wait for a CPU that the workers hold.
     blocks = [pa.table({"shard": pa.array([shard], pa.int64())}) for shard in shards]
-    dataset = ray.data.from_arrow(blocks)
+    dataset: ray.data.Dataset = ray.data.from_arrow(blocks)
     for pool in pools:
         dataset = dataset.map_batches(
             _Worker,

@@ -19,7 +19,7 @@ from mmray.cli import JobFailed, console
 from mmray.errors import UserError
 from mmray.pipeline import dataset, run, shards
 from mmray.pipeline.progress import ProgressLine
-from mmray.pipeline.stages import Pool, Stage
+from mmray.pipeline.stages import Pool
 
 LISTING_SHARD = 64
 MAX_SHARD = 64
@@ -112,7 +112,7 @@ def prepare_videos(
         console.print(f"{out} is complete; --overwrite makes it again")
         _check_errors(finished.rows, finished.errors, max_error_ratio, out)
         return finished
-    job = _Job(options, out, workers or Workers(), max_error_ratio, teachers)
+    job = VideoJob(options, out, workers or Workers(), max_error_ratio, teachers)
     job.list_videos()
     job.list_clips()
     job.decode_and_teach()
@@ -157,7 +157,7 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     )
 
 
-class _Job:
+class VideoJob:
     """One run of `prepare_videos`, pass by pass."""
 
     def __init__(
@@ -240,12 +240,21 @@ class _Job:
 
     def decode_and_teach(self) -> None:
         """The main pass: clips in, rows of the dataset out."""
+        pools = self.pools()
+        decoders, teachers = (pool.size for pool in pools)
+        cpus, gpus = run.cluster_resources()
+        where = "this process" if runtime.is_local() else f"{cpus} CPUs and {gpus} GPUs"
+        console.print(f"{decoders} decoders and {teachers} teachers for {where}")
+        self._run(self.clips, self.out, pools, "clips", "part")
+
+    def pools(self) -> list[Pool]:
+        """Decoders on all CPUs; teachers on the GPUs, else beside the decoders."""
         from mmray.pipeline.clips import DecodeClips, TeachClips
 
-        options = self.options
+        options, workers = self.options, self.workers
         size = max(teacher["size"] for teacher in self.teachers.values())
         decode = DecodeClips(
-            options.num_frames, size, options.frames, options.audio, self.workers.timeout_s
+            options.num_frames, size, options.frames, options.audio, workers.timeout_s
         )
         teach = TeachClips(options.teachers, options.num_frames, size)
         columns = (
@@ -253,22 +262,19 @@ class _Job:
             *("frame_times", *options.teachers, "labels", "frame_labels", "thumbnail"),
         )
         write = shards.WriteShard(self.out, columns, self.errors)
-        pools = self._pools([shards.ReadShard(self.clips), decode], [teach, write])
-        self._run(self.clips, self.out, pools, "clips", "part")
-
-    def _pools(self, decode: list[Stage], teach: list[Stage]) -> list[Pool]:
-        """Decoders on all CPUs; teachers on the GPUs, else beside the decoders."""
         cpus, gpus = run.cluster_resources()
-        decoders = self.workers.decoders or cpus
-        teachers = self.workers.teachers or max(1, gpus or cpus // 2)
-        # A teacher reserves no CPU: decoders may hold all of them, and it would wait for ever.
-        pools = [
-            Pool("decode", decode, decoders, num_cpus=min(1.0, cpus / decoders)),
-            Pool("teach", teach, teachers, num_cpus=0, num_gpus=min(1.0, gpus / teachers)),
+        decoders = workers.decoders or cpus
+        teachers = workers.teachers or max(1, gpus or cpus // 2)
+        return [
+            Pool(
+                "decode",
+                [shards.ReadShard(self.clips), decode],
+                decoders,
+                num_cpus=min(1.0, cpus / decoders),
+            ),
+            # Reserves no CPU: decoders may hold all of them, and it would wait for ever.
+            Pool("teach", [teach, write], teachers, num_cpus=0, num_gpus=min(1.0, gpus / teachers)),
         ]
-        where = "this process" if runtime.is_local() else f"{cpus} CPUs and {gpus} GPUs"
-        console.print(f"{decoders} decoders and {teachers} teachers for {where}")
-        return pools
 
     def _run(self, work: str, out: str, pools: list[Pool], what: str, name: str) -> None:
         """Run the shards of `work` that are not in `out` yet."""

@@ -88,11 +88,9 @@ def find_model(name: str, where: str) -> str:
             if not storage.exists(file):
                 raise UserError(f"{file}: no such file")
             return f"official:{file}"
-        if where.startswith("models:/"):
-            kind = models.read_config(models.resolve(where)).get("kind")
-        else:
+        if not where.startswith("models:/"):
             where = storage.absolute(where)
-            kind = models.read_config(models.resolve(where)).get("kind")
+        kind = models.read_config(models.resolve(where)).get("kind")
     except UserError as error:
         raise UserError(f"cannot serve {name}: {error}") from error
     if kind != KINDS[name]:

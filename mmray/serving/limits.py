@@ -22,8 +22,8 @@ class RequestLimits:
     Args:
         max_body_bytes: a longer body is refused with 413; reading stops at the limit.
         max_requests: POST requests under way at once; one more is refused with 503.
-        timeout_s: a request that is not answered by then ends with 408 when its body is still
-            on the way and with 504 otherwise.
+        timeout_s: a request that is not answered by then ends with 408 when it is waiting for
+            its body and with 504 otherwise.
     """
 
     def __init__(
@@ -60,14 +60,15 @@ class RequestLimits:
             self.under_way -= 1
 
     async def _in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size, complete, started = 0, False, False
+        size, receiving, started = 0, False, False
 
         async def limited_receive() -> Message:
-            nonlocal size, complete
+            nonlocal size, receiving
+            receiving = True
             message = await receive()
+            receiving = False
             if message["type"] == "http.request":
                 size += len(message.get("body", b""))
-                complete = not message.get("more_body", False)
                 if size > self.max_body_bytes:
                     # FastAPI's HTTPException is the one error that passes its body parser.
                     raise HTTPException(413, self._too_large_detail())
@@ -84,8 +85,8 @@ class RequestLimits:
         except TimeoutError:
             if started or not limit.expired():
                 raise
-            what = "the request was not answered" if complete else "the upload did not arrive"
-            late = problem(504 if complete else 408, f"{what} within {self.timeout_s:g} s")
+            what = "the upload did not arrive" if receiving else "the request was not answered"
+            late = problem(408 if receiving else 504, f"{what} within {self.timeout_s:g} s")
             await late(scope, receive, send)
 
     def _too_large(self) -> ASGIApp:

@@ -16,12 +16,11 @@ import mmray
 from mmray.errors import UserError
 from mmray.media.sound import SAMPLE_RATE
 from mmray.serving.problems import openapi_responses
-from mmray.serving.upload import ACCEPTED, SoundDecoder
+from mmray.serving.upload import SoundDecoder
 
 if TYPE_CHECKING:
     from mmray.soundnet.predict import SoundPrediction
 
-FEATURE_LAYER = "pool5"  # the layer that transfers best to other sounds
 MAX_BATCH_SIZE = 8
 BATCH_WAIT_S = 0.005
 
@@ -76,7 +75,9 @@ def router(
         "/sound", responses=openapi_responses(400, 408, 413, 415, 422, 503, 504), tags=["sound"]
     )
     async def sound(
-        file: Annotated[UploadFile, File(description=ACCEPTED)],
+        file: Annotated[
+            UploadFile, File(description="WAV, FLAC, Ogg, MP3, or any video with sound")
+        ],
         k: Annotated[int, Query(ge=1, le=100, description="classes to name for each step")] = 5,
         features: Annotated[bool, Query(description="also give a feature vector")] = False,
     ) -> SoundResponse:
@@ -107,6 +108,8 @@ class SoundModel:
 
     def __init__(self, where: str, device: str = "auto") -> None:
         self._model = mmray.load(where, device=device)
+        # Of all layers, the last pooling transfers best to other sounds (pool5 of eight layers).
+        self._feature_layer = [n for n in self._model.layers if n.startswith("pool")][-1]
         self._probe()  # the first request should not pay for the warm-up
 
     async def check_health(self) -> None:
@@ -116,9 +119,8 @@ class SoundModel:
     def _probe(self) -> None:
         silence = np.zeros(2 * SAMPLE_RATE, np.float32)
         prediction = self._model.predict([silence], SAMPLE_RATE)[0]
-        for values in (prediction.objects, prediction.scenes):
-            if values is not None and not np.isfinite(values).all():
-                raise RuntimeError("the model gives no finite probabilities")
+        if not (np.isfinite(prediction.objects).all() and np.isfinite(prediction.scenes).all()):
+            raise RuntimeError("the model's probabilities are not finite")
 
     async def predict(self, request: SoundRequest) -> SoundResponse:
         """Answer one request; it shares a batch with others that arrive by then.
@@ -148,35 +150,27 @@ class SoundModel:
     def _answers(self, requests: Sequence[SoundRequest]) -> list[SoundResponse | UserError]:
         predictions = self._model.predict([r.waveform for r in requests], SAMPLE_RATE)
         wanted = [i for i, r in enumerate(requests) if r.features]
-        layers = dict.fromkeys(wanted)
+        features: dict[int, Features] = {}
         if wanted:
             waveforms = [requests[i].waveform for i in wanted]
-            maps = self._model.features(waveforms, SAMPLE_RATE, layer=FEATURE_LAYER)
-            layers.update(zip(wanted, maps, strict=True))
+            maps = self._model.features(waveforms, SAMPLE_RATE, layer=self._feature_layer)
+            features.update(zip(wanted, map(self._vector, maps), strict=True))
         return [
-            answer(request, prediction, self._model.classes, layers.get(i))
+            answer(request, prediction, features.get(i))
             for i, (request, prediction) in enumerate(zip(requests, predictions, strict=True))
         ]
 
+    def _vector(self, feature_map: np.ndarray) -> Features:
+        """The mean over time of a layer's output, float32[channels, time]."""
+        values = feature_map.mean(axis=1, dtype=np.float64)
+        return Features(layer=self._feature_layer, values=[round(float(v), 6) for v in values])
+
 
 def answer(
-    request: SoundRequest,
-    prediction: SoundPrediction,
-    classes: dict[str, list[str]],
-    feature_map: np.ndarray | None = None,
+    request: SoundRequest, prediction: SoundPrediction, features: Features | None = None
 ) -> SoundResponse:
-    """Put one prediction into words.
-
-    Args:
-        request: the sound and what is asked about it.
-        prediction: of the model, for the whole sound.
-        classes: the model's names of `objects` and `scenes`.
-        feature_map: float32[channels, time] of `FEATURE_LAYER`, when it was asked for.
-    """
-    features = None
-    if feature_map is not None:
-        values = np.asarray(feature_map, np.float64).mean(axis=1)
-        features = Features(layer=FEATURE_LAYER, values=[round(float(v), 6) for v in values])
+    """Put one prediction into words."""
+    classes = prediction.classes
     return SoundResponse(
         duration_s=round(len(request.waveform) / SAMPLE_RATE, 3),
         times_s=[round(float(t), 3) for t in prediction.times_s],
@@ -186,9 +180,7 @@ def answer(
     )
 
 
-def _heard(
-    probabilities: np.ndarray | None, names: Sequence[str] | None, k: int
-) -> Heard | None:
+def _heard(probabilities: np.ndarray | None, names: Sequence[str] | None, k: int) -> Heard | None:
     """Top classes of float[T, K] probabilities; None when the model has no such head."""
     if probabilities is None or not names:
         return None

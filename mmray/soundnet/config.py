@@ -45,7 +45,8 @@ class Layer:
 
     def cells(self, below: int) -> int:
         """Output cells for `below` input cells (floor mode); 0 when the input is too short."""
-        return max(0, (below + self.left + self.right - self.kernel) // self.stride + 1)
+        padded = below + self.left + self.right
+        return max(0, (padded - self.kernel) // self.stride + 1) if below else 0
 
     def cells_needed(self, out: int) -> int:
         """The fewest input cells that give `out` output cells."""

@@ -70,19 +70,22 @@ class SoundNetModel(nn.Module):
         )
         self.apply(_initialise)
 
-    def walk(self, wave: Tensor, last: str | None = None) -> Iterator[tuple[str, Tensor]]:
+    def walk(
+        self, wave: Tensor, last: str | None = None, trunk: nn.ModuleDict | None = None
+    ) -> Iterator[tuple[str, Tensor]]:
         """Run the net layer by layer, as far as `last` or to the heads.
 
         Args:
             wave: float [B, samples] in [-1, 1].
             last: the layer to stop after; default all.
+            trunk: run in place of the model's own: the same function, for example folded.
 
         Yields:
             The name and the output [B, channels, cells] of each layer: convolutions after their
             ReLU, and the heads' logits as `objects` and `scenes`.
         """
         x = wave.unsqueeze(1) * self.config.scale
-        for name, module in self.trunk.items():
+        for name, module in (trunk or self.trunk).items():
             x = module(x)
             yield name, x
             if name == last:

@@ -177,7 +177,7 @@ def _read_arrays(file: BinaryIO) -> dict[str, dict[str, np.ndarray]]:
         else np.lib.format.read_array_header_2_0
     )
     shape, _, dtype = read_header(file)
-    if shape != () or dtype != object:
+    if shape != () or not dtype.hasobject:
         raise ValueError(f"holds an array of {dtype} and shape {shape}, not a dict of layers")
     # Python 2 wrote it: arrays' bytes are str there, which latin1 keeps as they are.
     layers = _ArrayUnpickler(file, encoding="latin1").load().item()

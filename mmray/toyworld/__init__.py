@@ -1,0 +1,1 @@
+"""The embedded toy world: one scene seen as a picture, tags, captions, and video with sound."""

@@ -93,7 +93,7 @@ def _draw_main(canvas: Canvas, scene: Scene, rng: np.random.Generator, lift: flo
     radius = _RADIUS[scene.size] * rng.uniform(0.9, 1.1) * unit * _CROWD_SCALE[scene.count]
     # Near the middle, so that a centre crop keeps it whole or nearly so.
     x0 = canvas.aspect / 2 + rng.uniform(-0.12, 0.12) * unit
-    y0 = rng.uniform(0.55, 0.9 - radius)
+    y0 = rng.uniform(0.5, 0.92 - radius)
     spread = radius * rng.uniform(1.15, 1.6)
     for k in range(scene.count):
         dx = (k - (scene.count - 1) / 2) * spread

@@ -1,0 +1,108 @@
+"""The main job on the embedded toy world, end to end; what `make demo` runs.
+
+    python -m jobs.demo
+
+Two small vision nets are trained on labelled toy pictures. From there on no label is used: the
+nets look at the frames of unlabeled toy videos, and SoundNet, which only hears them, learns to
+say the same. Everything lands in runs/.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from rich.table import Table
+
+from jobs import distill_soundnet, evaluate, predict, prepare_videos, train_teacher
+from mmray import cli, storage
+from mmray.cli import console
+
+Result = TypeVar("Result")
+
+
+@dataclass(kw_only=True)
+class Args(cli.JobArgs):
+    """Flags of the demo."""
+
+    out: str = "runs"
+    """Folder in which the jobs' folders are made."""
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the jobs one after another; return the metrics of the student."""
+    args = cli.parse(Args, argv, __doc__)
+    common = [f"--seed={args.seed}"]
+    common += ["--local"] if args.local else []
+    common += ["--overwrite"] if args.overwrite else []
+    common += [f"--address={args.address}"] if args.address else []
+    out = storage.absolute(args.out)
+    steps = _Steps()
+    teachers = {what: f"{out}/train_teacher/{what}" for what in ("objects", "scenes")}
+    for what, folder in teachers.items():
+        steps.run(
+            f"a vision net learns {what} from labelled pictures",
+            lambda what=what, folder=folder: train_teacher.main(
+                ["--what", what, "--out", folder, *common]
+            ),
+        )
+    clips, student = f"{out}/prepare_videos", f"{out}/distill_soundnet"
+    nets = [f"--{what}=mmray:{folder}" for what, folder in teachers.items()]
+    steps.run(
+        "the nets look at unlabeled videos",
+        lambda: prepare_videos.main(["toy", *nets, "--out", clips, *common]),
+    )
+    steps.run(
+        "SoundNet hears the videos and learns to say the same",
+        lambda: distill_soundnet.main(["--data", clips, "--out", student, *common]),
+    )
+    report = f"{out}/evaluate/soundnet.json"
+    metrics = steps.run(
+        "what it has learned, on videos it never heard",
+        lambda: evaluate.main(
+            ["soundnet", "--model", f"{student}/model", "--data", clips, "--json", report, *common]
+        ),
+    )
+    steps.run(
+        "its answers for new sounds",
+        lambda: predict.main(
+            [
+                *("sounds", "--model", f"{student}/model", "--input", "toy", "--limit", "20"),
+                *("--out", f"{out}/predict_sounds", *common),
+            ]
+        ),
+    )
+    steps.print_summary()
+    console.print(
+        "\nTo look further:\n"
+        "  make serve                                                the model behind HTTP\n"
+        f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out}/mlflow.db    the runs"
+    )
+    return metrics
+
+
+class _Steps:
+    """Runs steps, says what each is, and remembers how long it took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def run(self, title: str, step: Callable[[], Result]) -> Result:
+        console.rule(f"{len(self.seconds) + 1}. {title}", align="left")
+        start = time.monotonic()
+        result = step()
+        self.seconds[title] = time.monotonic() - start
+        return result
+
+    def print_summary(self) -> None:
+        table = Table("step", "seconds", title="the demo", title_justify="left")
+        for title, seconds in self.seconds.items():
+            table.add_row(title, f"{seconds:.0f}")
+        table.add_row("total", f"{sum(self.seconds.values()):.0f}")
+        console.print(table)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,87 @@
+"""Measure a trained model on held-out data, beside its baselines: a table, and JSON.
+
+    python jobs/evaluate.py soundnet --model runs/distill_soundnet/model --data runs/clips
+    python jobs/evaluate.py soundnet --model official:sound8.npy --sounds esc50:ESC-50-master
+    ray job submit --working-dir . -- python jobs/evaluate.py soundnet \
+        --model models:/mmray-soundnet/1 --data s3://bucket/clips --json s3://bucket/metrics.json
+
+Without data, the clips of the toy world are used, and made when they are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import tyro
+
+from mmray import cli
+
+
+@dataclass(kw_only=True)
+class SoundnetArgs(cli.JobArgs):
+    """Agreement with the teachers, and how useful each layer is for other sounds."""
+
+    model: str
+    """A model folder, models:/NAME/VERSION, or official:FILE for the official weights."""
+    data: str | None = None
+    """Clip dataset to measure agreement on (default: the toy world's, unless --sounds is given)."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which clips of the dataset."""
+    sounds: str | None = None
+    """Labelled sounds for an SVM on each layer: esc50:DIR, sonicpi:DIR, or folder:DIR with one
+    folder a class."""
+    layers: tuple[str, ...] = ()
+    """Layers for --sounds (default: conv3 and all above)."""
+    json: str | None = None
+    """File for the metrics (default OUT/soundnet.json)."""
+    out: str = "runs/evaluate"
+    """Folder (or URI) that the job writes."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Parse flags, measure, return the metrics."""
+    args = tyro.extras.subcommand_cli_from_dict(
+        {"soundnet": SoundnetArgs},
+        args=None if argv is None else list(argv),
+        description=__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    return evaluate_soundnet(args)
+
+
+def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
+    """The subcommand `soundnet`."""
+    import mmray
+    from mmray import storage
+    from mmray.pipeline.dataset import Dataset
+    from mmray.soundnet.evaluate import agreement_table, evaluate
+    from mmray.soundnet.transfer import transfer, transfer_table
+    from mmray.sources import sounds
+
+    # All arguments are looked at before the first long step.
+    items = sounds(args.sounds)[: args.limit] if args.sounds else []
+    data = Dataset(args.data or _toy_clips(args)) if args.data or not args.sounds else None
+    net = mmray.load(args.model, device=args.device)
+    metrics: dict[str, float] = {}
+    if data is not None:
+        metrics |= evaluate(net, data, args.split, args.limit)
+        cli.console.print(agreement_table(metrics))
+    if args.sounds:
+        metrics |= transfer(net, items, args.layers, args.seed)
+        cli.console.print(transfer_table(metrics))
+    path = args.json or storage.join(args.out, "soundnet.json")
+    storage.write_json(path, metrics)
+    cli.console.print(f"metrics: {path}")
+    return metrics
+
+
+def _toy_clips(args: SoundnetArgs) -> str:
+    raise NotImplementedError
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,99 @@
+"""What is in an audio or video file, from its headers."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+import av
+from av.stream import Stream
+
+from mmray.errors import MediaError
+from mmray.media.container import STILL_FORMATS, MediaFile, media_errors
+
+MAX_DURATION_S = 30 * 24 * 3600.0
+"""A longer file is taken for a broken header."""
+
+
+@dataclass(frozen=True)
+class MediaInfo:
+    """What the headers of a file say.
+
+    Attributes:
+        duration_s: length in seconds; 0 for a still picture.
+        has_video: whether there is a picture stream; cover art does not count.
+        has_sound: whether there is an audio stream that can be decoded.
+        width: pixels of the coded picture, before turning; 0 without one.
+        height: as `width`.
+        fps: frames per second as the header says; 0 where unknown.
+        sample_rate: samples per second as the header says; 0 without sound.
+        channels: channels of the sound; 0 without sound.
+        is_still: the picture is known to be a single frame.
+    """
+
+    duration_s: float
+    has_video: bool
+    has_sound: bool
+    width: int
+    height: int
+    fps: float
+    sample_rate: int
+    channels: int
+    is_still: bool
+
+
+def probe(path: str | os.PathLike[str]) -> MediaInfo:
+    """Look into the headers of a local file; packets are read only where they lack a duration.
+
+    Raises:
+        MediaError: stage `open` (missing, empty, unreadable, unknown format) or `probe` (neither
+            picture nor sound, a duration of zero, below zero or over 30 days).
+    """
+    with MediaFile(path) as file, media_errors("probe", file.path, "cannot be probed"):
+        picture, sound = file.picture, file.sound
+        if picture is None and sound is None:
+            raise MediaError("probe", "holds neither a picture nor a sound that can be decoded")
+        still = picture is not None and (
+            file.container.format.name in STILL_FORMATS or picture.frames == 1
+        )
+        if still and sound is None:
+            duration = 0.0
+        else:
+            duration = _duration(file)
+        return MediaInfo(
+            duration_s=duration,
+            has_video=picture is not None,
+            has_sound=sound is not None,
+            width=picture.width if picture else 0,
+            height=picture.height if picture else 0,
+            fps=float(picture.average_rate or 0) if picture else 0.0,
+            sample_rate=sound.rate or 0 if sound else 0,
+            channels=sound.channels if sound else 0,
+            is_still=still,
+        )
+
+
+def _duration(file: MediaFile) -> float:
+    if file.container.duration is not None:
+        seconds = file.container.duration / av.time_base
+        if seconds == 0:
+            seconds = _packet_duration(file)
+    else:
+        seconds = _packet_duration(file)
+    if not math.isfinite(seconds) or not 0 < seconds <= MAX_DURATION_S:
+        raise MediaError(
+            "probe", f"has an impossible duration: {seconds:g} s (expected 0 to 30 days)"
+        )
+    return seconds
+
+
+def _packet_duration(file: MediaFile) -> float:
+    """The end of the last packet, for formats whose headers do not say."""
+    streams: list[Stream] = [s for s in (file.picture, file.sound) if s is not None]
+    end = 0.0
+    for packet in file.container.demux(streams):
+        time = file.time_of(packet.pts, packet.stream)
+        if time is not None:
+            end = max(end, time + file.seconds(packet.duration, packet.stream))
+    return end

@@ -1,0 +1,58 @@
+"""Bringing the application of a config file up on a running Ray."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from ray import serve
+from ray.serve._private.api import serve_start
+from ray.serve.schema import ServeDeploySchema
+
+from mmray.cli import JobFailed
+from mmray.serving.app import ServeArgs, find_model
+
+POLL_S = 0.25
+
+
+def find_models(config: ServeDeploySchema) -> None:
+    """Check the models that `config` names, and make their paths absolute in it.
+
+    Raises:
+        UserError: a model is missing or of another kind.
+    """
+    for application in config.applications:
+        for name, where in ServeArgs.model_validate(application.args).models.given().items():
+            # Replicas may run in another folder.
+            application.args["models"][name] = find_model(name, where)
+
+
+def deploy(config: ServeDeploySchema, stop: threading.Event | None = None) -> None:
+    """Deploy and wait until every application answers, or `stop` is set.
+
+    Raises:
+        JobFailed: an application cannot start; the message is the error in it.
+    """
+    stop = stop or threading.Event()
+    # What `serve run` does with a config file; Serve has no public call for it.
+    client = serve_start(
+        http_options=config.http_options.model_dump(), proxy_location=config.proxy_location
+    )
+    client.deploy_apps(config)
+    wanted = {application.name for application in config.applications}
+    while not stop.wait(POLL_S):
+        states = serve.status().applications
+        for name in wanted & states.keys():
+            if states[name].status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise JobFailed(f"{name}: {_reason(states[name])}")
+        if all(name in states and states[name].status == "RUNNING" for name in wanted):
+            client.wait_for_proxies_serving()
+            return
+
+
+def _reason(application: Any) -> str:
+    """The error in what Serve says of a failure: the last line of a traceback."""
+    messages = [application.message, *(d.message for d in application.deployments.values())]
+    lines = [line.strip() for m in messages for line in m.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line.split(":")[0]]
+    return (errors or lines or ["Serve gives no reason"])[-1]

@@ -1,0 +1,1 @@
+"""Training that all tasks share: loop, loader, checkpoints, tracking, and Ray Train."""
