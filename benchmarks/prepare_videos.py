@@ -69,20 +69,19 @@ def plain_loop(paths: list[str], processes: int) -> float:
     return done / seconds
 
 
-def pipeline(manifest: str) -> float:
+def pipeline(source: str) -> float:
     """Clips a second of the pipeline's main pass, from the end of its first shards on."""
     from mmray.pipeline import run, shards
-    from mmray.pipeline.videos import VideoJob, VideoOptions, Workers
-    from mmray.teachers import describe_teacher
+    from mmray.pipeline.clips import VIDEO_SCHEMA, ProbeVideos
+    from mmray.pipeline.videos import VideoOptions, Workers, clip_job, clip_pools, video_rows
 
+    options = VideoOptions(source=source, objects=TEACHER, scenes=None, clip_s=CLIP_S)
     with tempfile.TemporaryDirectory() as out:
-        options = VideoOptions(source=manifest, objects=TEACHER, scenes=None, clip_s=CLIP_S)
-        described = {"objects": describe_teacher(TEACHER)}
-        job = VideoJob(options, out, Workers(), 1.0, described)
-        job.list_videos()
-        job.list_clips()
-        pools = job.pools()
-        sizes = shards.sizes(job.clips)
+        job = clip_job(options, out)
+        job.list_items(video_rows(options), VIDEO_SCHEMA, source)
+        job.split(ProbeVideos(CLIP_S, options.min_clip_s, None, 60.0), VIDEO_SCHEMA)
+        pools = clip_pools(job, options, Workers())
+        sizes = shards.sizes(job.part_list)
         warm = 2 * sum(pool.size for pool in pools)
         done, start = 0, 0.0
         for i, shard in enumerate(run.run(list(range(len(sizes))), pools)):

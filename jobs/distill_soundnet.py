@@ -1,4 +1,4 @@
-"""Train a SoundNet to hear what frozen nets saw in the frames of unlabeled videos.
+r"""Train a SoundNet to hear what frozen nets saw in the frames of unlabeled videos.
 
 On a laptop, with the toy world, or with clips that `prepare_videos.py` made:
 
@@ -95,11 +95,9 @@ def ensure_toy_clips(args: Args) -> str:
     """The dataset asked for; without one the toy world's, which is prepared when it is missing."""
     if args.data is not None:
         return args.data
-    from jobs import prepare_videos
+    from mmray.pipeline.videos import toy_videos
 
-    out = prepare_videos.Args().out
-    prepare_videos.main(["toy", "--out", out, *(["--local"] if args.local else [])])
-    return out
+    return toy_videos(seed=args.seed)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measure a trained model on held-out data, beside its baselines: a table, and JSON.
+r"""Measure a trained model on held-out data, beside its baselines: a table, and JSON.
 
     python jobs/evaluate.py soundnet --model runs/distill_soundnet/model --data runs/clips
     python jobs/evaluate.py soundnet --model official:sound8.npy --sounds esc50:ESC-50-master
@@ -58,13 +58,17 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     import mmray
     from mmray import storage
     from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.videos import toy_videos
     from mmray.soundnet.evaluate import agreement_table, evaluate
     from mmray.soundnet.transfer import transfer, transfer_table
     from mmray.sources import sounds
 
+    mmray.init(local_mode=args.local, address=args.address)
     # All arguments are looked at before the first long step.
     items = sounds(args.sounds)[: args.limit] if args.sounds else []
-    data = Dataset(args.data or _toy_clips(args)) if args.data or not args.sounds else None
+    data = (
+        Dataset(args.data or toy_videos(seed=args.seed)) if args.data or not args.sounds else None
+    )
     net = mmray.load(args.model, device=args.device)
     metrics: dict[str, float] = {}
     if data is not None:
@@ -77,10 +81,6 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     storage.write_json(path, metrics)
     cli.console.print(f"metrics: {path}")
     return metrics
-
-
-def _toy_clips(args: SoundnetArgs) -> str:
-    raise NotImplementedError
 
 
 if __name__ == "__main__":

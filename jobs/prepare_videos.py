@@ -1,4 +1,4 @@
-"""Turn videos nobody labelled into a dataset of clips with what the teachers see in them.
+r"""Turn videos nobody labelled into a dataset of clips with what the teachers see in them.
 
 On a laptop, with the toy world or a folder of videos:
 

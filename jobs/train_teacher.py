@@ -1,4 +1,4 @@
-"""Train a small net of objects or scenes on labelled pictures, to teach others without labels.
+r"""Train a small net of objects or scenes on labelled pictures, to teach others without labels.
 
 The toy world's two teachers (2,000 pictures, under 20 s each on two cores):
 

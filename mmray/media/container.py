@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,9 +76,9 @@ def media_errors(
 
 
 def describe(error: BaseException) -> str:
-    """One line on an exception, without the path that FFmpeg's messages repeat."""
+    """One line on an exception, without the paths that FFmpeg and decord put into theirs."""
     text = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
-    return text or type(error).__name__
+    return re.sub(r"\[[\d:]+\] \S+:\d+: ", "", text) or type(error).__name__
 
 
 def check_file(path: str) -> None:

@@ -10,6 +10,7 @@ do. Ctrl-C ends the service.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -40,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = read_config(args.config)
     find_models(config)
     url = f"http://{config.http_options.host}:{config.http_options.port}"
-    runtime.init(address=args.address)
-    if args.address is None:
+    if not (args.address or os.environ.get("RAY_ADDRESS")):
         _check_port(config.http_options.host, config.http_options.port, args.config)
     started = time.monotonic()
     cli.console.print(f"starting {url} ...")
+    runtime.init(address=args.address)
     stop = _stop_event()
     from ray import serve
 

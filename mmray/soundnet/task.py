@@ -29,8 +29,15 @@ class TrainedSoundNet(SoundNetModel):
     """A `SoundNetModel` that trains faster on a CPU; parameters and results are the same.
 
     There the first convolution and its pooling are one step (`mmray.training.fused`), and the
-    second runs channels-last; together they are most of the work.
+    second runs channels-last; together they are most of the work. The biases before BatchNorms
+    stay as they are: nothing depends on them, and Adam would have rounding errors push them about.
     """
+
+    def __init__(self, config: SoundNetConfig) -> None:
+        super().__init__(config)
+        for block in self.trunk.values():
+            if isinstance(block, ConvBlock) and block.conv.bias is not None:
+                block.conv.bias.requires_grad_(False)
 
     def walk(
         self, wave: Tensor, last: str | None = None, trunk: nn.ModuleDict | None = None

@@ -32,16 +32,20 @@ def draw(scene: Scene, size: int | tuple[int, int], lift: float = 0.0) -> np.nda
         uint8[H, W, 3], RGB.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    rng = np.random.default_rng([scene.seed, 1])
+    # A stream of chance for every layer: a scene that differs in one property from another
+    # gives a picture that differs in that property alone.
+    place, main, others, litter, light, weather, camera = np.random.default_rng(
+        [scene.seed, 1]
+    ).spawn(7)
     canvas = Canvas(height * _OVERSAMPLING, width * _OVERSAMPLING)
-    PAINTERS[scene.place](canvas, rng, scene.weather)
-    _draw_main(canvas, scene, rng, lift)
-    _draw_others(canvas, scene, rng)  # in front, or a crowd could hide them
-    _draw_litter(canvas, rng)
+    PAINTERS[scene.place](canvas, place, scene.weather)
+    _draw_main(canvas, scene, main, lift)
+    _draw_others(canvas, scene, others)  # in front, or a crowd could hide them
+    _draw_litter(canvas, litter)
     picture = np.asarray(canvas.image.reduce(_OVERSAMPLING), dtype=np.float32)
-    picture = _light(picture, scene, rng)
-    picture = _weather(picture, scene, rng)
-    picture = _camera(picture, rng)
+    picture = _light(picture, scene, light)
+    picture = _weather(picture, scene, weather)
+    picture = _camera(picture, camera)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 

@@ -178,7 +178,6 @@ class _Run:
             self.wrapped = DistributedDataParallel(
                 self.model,
                 device_ids=[self.device] if self.device.type == "cuda" else None,
-                broadcast_buffers=False,  # equal anyway: every worker sees the global statistics
                 gradient_as_bucket_view=True,
             )
         bf16 = self.config.precision == "bf16" or (

@@ -1,0 +1,92 @@
+r"""Ask a trained model about any number of files; the answers are a dataset of Parquet shards.
+
+    python jobs/predict.py sounds --model runs/distill_soundnet/model --input folder:recordings/
+    python jobs/predict.py sounds --model official:sound8.npy --input folder:recordings/ \
+        --layer pool5
+    ray job submit --working-dir . -- python jobs/predict.py sounds \
+        --model models:/mmray-soundnet/1 --input manifest:s3://bucket/sounds.parquet \
+        --out s3://bucket/heard
+
+The same command again goes on where the last run stopped. Files that cannot be used are listed
+with their reason in OUT/errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import tyro
+
+from mmray import cli
+
+if TYPE_CHECKING:
+    from mmray.pipeline.job import Prepared
+
+
+@dataclass(kw_only=True)
+class SoundsArgs(cli.JobArgs):
+    """Objects and scenes over time, and features, of audio and video files."""
+
+    model: str
+    """A model folder, models:/NAME/VERSION, or official:FILE for the official weights."""
+    input: str = "toy"
+    """toy, folder:DIR (audio and video files) or manifest:FILE (parquet or csv with `uri`)."""
+    out: str = "runs/predict_sounds"
+    """Folder (or URI) of the answers."""
+    layer: str | None = None
+    """Also write the features of this layer, for example pool5."""
+    top: int = 5
+    """How many of the likeliest classes of each file to name."""
+    part_s: float = 600.0
+    """Longer files are heard in equal parts of at most so many seconds."""
+    max_error_ratio: float = 0.2
+    """Fail when more than this share of the files is bad."""
+    decoders: int | None = None
+    """Decoding workers (default: one a CPU)."""
+    nets: int | None = None
+    """Workers that hold the model (default: one a GPU, else one for two CPUs)."""
+    timeout_s: float = 60.0
+    """Time limit for decoding one part; over it, the part is quarantined."""
+
+
+def main(argv: Sequence[str] | None = None) -> Prepared:
+    """Parse flags, ask, return the counts."""
+    args = tyro.extras.subcommand_cli_from_dict(
+        {"sounds": SoundsArgs},
+        args=None if argv is None else list(argv),
+        description=__doc__,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    return predict_sounds(args)
+
+
+def predict_sounds(args: SoundsArgs) -> Prepared:
+    """The subcommand `sounds`."""
+    import mmray
+    from mmray.soundnet.hear import HearOptions, hear_files
+
+    options = HearOptions(
+        model=args.model,
+        input=args.input,
+        layer=args.layer,
+        top=args.top,
+        part_s=args.part_s,
+        limit=args.limit,
+    )
+    options.check()
+    mmray.init(local_mode=args.local, address=args.address)
+    return hear_files(
+        options,
+        args.out,
+        decoders=args.decoders,
+        nets=args.nets,
+        timeout_s=args.timeout_s,
+        max_error_ratio=args.max_error_ratio,
+        overwrite=args.overwrite,
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)
