@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from mmray import cli
+
+if TYPE_CHECKING:
+    from mmray.pipeline.dataset import Dataset
 
 
 @dataclass(kw_only=True)
@@ -57,18 +60,13 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     """The subcommand `soundnet`."""
     import mmray
     from mmray import storage
-    from mmray.pipeline.dataset import Dataset
-    from mmray.pipeline.videos import toy_videos
     from mmray.soundnet.evaluate import agreement_table, evaluate
     from mmray.soundnet.transfer import transfer, transfer_table
     from mmray.sources import sounds
 
-    mmray.init(local_mode=args.local, address=args.address)
     # All arguments are looked at before the first long step.
     items = sounds(args.sounds)[: args.limit] if args.sounds else []
-    data = (
-        Dataset(args.data or toy_videos(seed=args.seed)) if args.data or not args.sounds else None
-    )
+    data = _clips(args)
     net = mmray.load(args.model, device=args.device)
     metrics: dict[str, float] = {}
     if data is not None:
@@ -81,6 +79,20 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     storage.write_json(path, metrics)
     cli.console.print(f"metrics: {path}")
     return metrics
+
+
+def _clips(args: SoundnetArgs) -> Dataset | None:
+    """The dataset to measure agreement on; without any flag the toy world's, made on demand."""
+    import mmray
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.videos import toy_videos
+
+    if args.data is None:
+        if args.sounds:
+            return None
+        mmray.init(local_mode=args.local, address=args.address)
+        return Dataset(toy_videos(seed=args.seed))
+    return Dataset(args.data)
 
 
 if __name__ == "__main__":

@@ -43,13 +43,13 @@ class Args(cli.JobArgs):
     """Folder (or URI) of the model; default runs/train_teacher/objects or .../scenes."""
     what: Literal["objects", "scenes"] = "objects"
     """What the labels name."""
-    epochs: int = 12
+    epochs: int = 10
     """Passes over the training pictures."""
     size: int = 64
     """Side of the square pictures that the net sees, in pixels."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Highest learning rate."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Pictures a step."""
 
 

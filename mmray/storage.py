@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote_to_bytes
 
 import fsspec
 from fsspec.core import url_to_fs
@@ -33,8 +34,10 @@ def is_remote(uri: str | Path) -> bool:
 
 def filesystem(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec file system of `uri` and the path on it."""
+    if not is_remote(uri):
+        return fsspec.filesystem("file"), str(local_path(uri).absolute())
     text = str(uri)
-    scheme = text.split("://", 1)[0] if "://" in text else ""
+    scheme = text.split("://", 1)[0]
     try:
         if scheme in ARROW_SCHEMES:
             from fsspec.implementations.arrow import ArrowFSWrapper
@@ -48,9 +51,11 @@ def filesystem(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def local_path(uri: str | Path) -> Path:
-    """The local `Path` of a path or a `file://` URI."""
+    """The local `Path` of a path or a `file://` URI (whose percent signs may hide any bytes)."""
     text = str(uri)
-    return Path(text.removeprefix("file://"))
+    if text.startswith("file://"):
+        text = os.fsdecode(unquote_to_bytes(text.removeprefix("file://")))
+    return Path(text)
 
 
 def join(uri: str | Path, *parts: str) -> str:

@@ -24,7 +24,7 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture()
+@pytest.fixture
 def local_mode() -> Iterator[None]:
     """Pipelines and trainers run in the test's process."""
     from mmray import runtime
@@ -54,3 +54,27 @@ def _no_tracking_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         del os.environ["MLFLOW_TRACKING_URI"]
     else:
         os.environ["MLFLOW_TRACKING_URI"] = before
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy world of 16 videos, some of them broken, without pictures."""
+    from mmray.toyworld.build import make_world
+
+    root = tmp_path_factory.mktemp("world")
+    return make_world(root / "world", num_videos=16, num_images=0, broken=0.3, seed=5, workers=1)
+
+
+@pytest.fixture(scope="session")
+def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher folder whose weights are random: cheap, and the same for the whole session."""
+    import torch
+
+    from mmray.teachers import nets, train
+
+    folder = tmp_path_factory.mktemp("teacher") / "random"
+    torch.manual_seed(0)
+    net = nets.new_net("random", ["cat", "dog", "bell"], 48, train._CHANNELS)
+    training = {"options": {"source": "nothing"}, "what": "objects", "num_train": 0, "num_test": 0}
+    train.save(net.eval(), str(folder), training | {"accuracy": 0.3, "nll": 1.1, "ece": 0.0})
+    return folder

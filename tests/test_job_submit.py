@@ -7,7 +7,6 @@ of other tests.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import socket
@@ -21,7 +20,18 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import torch
+import yaml
+
+import mmray
+from mmray import storage
+from mmray.media.sound import SAMPLE_RATE, to_pcm16
+from mmray.pipeline.dataset import tensor_column, write_table
+from mmray.soundnet.config import SoundNetConfig
+from mmray.soundnet.model import SoundNetModel, save_model
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -61,8 +71,8 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    # Short: the path of a socket under it may have 107 characters.
-    with tempfile.TemporaryDirectory(prefix="mm", dir="/tmp", ignore_cleanup_errors=True) as home:
+    # Not pytest's folder: the path of a socket under it may have only 107 characters.
+    with tempfile.TemporaryDirectory(prefix="mm", ignore_cleanup_errors=True) as home:
         token = Path(home) / "token"
         token.write_text(uuid.uuid4().hex)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST_"))}
@@ -71,6 +81,7 @@ def head() -> Iterator[Head]:
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
         }
         url = f"http://127.0.0.1:{(dashboard := free_port())}"
         options = {
@@ -137,3 +148,80 @@ def test_without_the_token_nothing_is_taken(head: Head) -> None:
     assert "Authentication failed" in refused.stdout
     assert status(f"{head.url}/api/jobs/") == 401
     assert status(f"{head.url}/api/version") == 401
+
+
+def write_clips(folder: Path, clips: int = 12, seconds: float = 2.0) -> None:
+    """A clip dataset of noise, with one frame a clip."""
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(0, 0.1, round(seconds * SAMPLE_RATE)) for _ in range(clips)]
+    table = pa.table(
+        {
+            "id": [f"clip-{i}" for i in range(clips)],
+            "split": ["val" if i % 4 == 0 else "train" for i in range(clips)],
+            "duration_s": pa.array([seconds] * clips, pa.float64()),
+            "sample_rate": pa.array([SAMPLE_RATE] * clips, pa.int32()),
+            "audio": pa.array([to_pcm16(n.astype(np.float32)) for n in noise], pa.large_binary()),
+            "frame_times": tensor_column([np.array([seconds / 2])] * clips, [1], "float32"),
+            "objects": tensor_column([np.array([[0.7, 0.3]])] * clips, [1, 2], "float16"),
+        }
+    )
+    write_table(str(folder / "part-00000.parquet"), table)
+    manifest = {
+        "kind": "clips",
+        "schema_version": 1,
+        "options": {"audio": "pcm16", "clip_s": seconds, "frame_s": seconds},
+        "teachers": {"objects": {"classes": ["dog", "cat"]}},
+        "counts": {"rows": clips, "errors": 0},
+    }
+    storage.write_json(folder / "manifest.json", manifest)
+
+
+def test_a_submitted_training_leaves_its_model_where_it_was_told(
+    head: Head, tmp_path: Path
+) -> None:
+    write_clips(tmp_path / "clips")
+    flags = {
+        "data": tmp_path / "clips",
+        "out": tmp_path / "out",
+        "arch": "soundnet5",
+        "crop-s": 1.0,
+        "steps": 2,
+        "batch-size": 4,
+        "num-workers": 1,
+    }
+    done = head.submit(
+        *("python", "jobs/distill_soundnet.py"),
+        *(word for name, value in flags.items() for word in (f"--{name}", str(value))),
+    )
+    assert done.returncode == 0, done.stdout
+    assert "2 steps" in done.stdout, "the job's own words must reach the terminal"
+    net = mmray.load(str(tmp_path / "out" / "model"), device="cpu")
+    assert net.classes == {"objects": ["dog", "cat"]}
+
+
+def test_a_users_mistake_in_a_submitted_job_is_told(head: Head, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing")
+    failed = head.submit("python", "jobs/distill_soundnet.py", "--data", missing)
+    assert failed.returncode != 0
+    assert f"error: {missing}: is not a finished dataset" in failed.stdout
+
+
+def test_a_submitted_service_answers_until_it_is_stopped(head: Head, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = SoundNetConfig("soundnet5", ["dog", "cat"])
+    save_model(tmp_path / "model", SoundNetModel(config))
+    settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    settings["applications"][0]["args"]["models"]["sound"] = str(tmp_path / "model")
+    settings["http_options"]["port"] = free_port()
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(settings))
+    url = f"http://127.0.0.1:{settings['http_options']['port']}/healthz"
+    submit = "ray job submit --working-dir . --no-wait --submission-id serve -- "
+    serving = ["python", "-m", "mmray.serving", "--config", str(tmp_path / "serve.yaml")]
+    submitted = head.run(*submit.split(), *serving)
+    assert submitted.returncode == 0, submitted.stdout
+    deadline = time.monotonic() + 120
+    while status(url) != 200 and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert status(url) == 200, head.run("ray", "job", "logs", "serve").stdout
+    assert head.run("ray", "job", "stop", "serve").returncode == 0
+    assert status(url) != 200

@@ -13,7 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from mmray import UserError
 from mmray.serving import sound
-from mmray.serving.app import DEPLOYMENTS, Api, ServeArgs
+from mmray.serving.app import DEPLOYMENTS, INGRESS, ServeArgs
 from mmray.serving.config import read_config
 
 FILE = Path(__file__).parent.parent / "serve_config.yaml"
@@ -52,7 +52,7 @@ def test_a_full_batch_can_gather_and_the_app_refuses_before_serve_does(
 def test_it_names_what_the_code_has(config: ServeDeploySchema) -> None:
     (application,) = config.applications
     assert callable(import_attr(application.import_path))
-    names = {Api.name, *(d.name for d in DEPLOYMENTS.values())}
+    names = {INGRESS, *(d.name for d in DEPLOYMENTS.values())}
     assert {d.name for d in application.deployments} == names
 
 

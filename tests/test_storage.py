@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 import pytest
 
@@ -57,3 +59,13 @@ def test_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("runs/x") == f"{tmp_path}/runs/x"
     assert storage.absolute("s3://bucket/x") == "s3://bucket/x"
+
+
+def test_file_uris_hide_any_bytes(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    with open(name, "wb") as f:
+        f.write(b"odd")
+    uri = f"file://{quote_from_bytes(name)}"
+    assert storage.exists(uri)
+    with storage.localized(uri) as path:
+        assert path.read_bytes() == b"odd"

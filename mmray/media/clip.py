@@ -14,7 +14,9 @@ from mmray.media.image import thumbnail
 from mmray.media.sound import SAMPLE_RATE, from_pcm16, read_window, to_pcm16
 
 MIN_SOUND = 0.5
-"""Part of a clip that sound must cover; less means that the file is cut off."""
+"""Part of a clip that sound must cover."""
+MIN_DURATION_S = 0.2
+"""A shorter sound tells nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,16 @@ def decode_clip(
         wave = read_window(file, start_s, duration_s)
         audio = np.frombuffer(to_pcm16(wave), "<i2").astype(np.int16)
         length = len(audio) / SAMPLE_RATE
-        if length < MIN_SOUND * duration_s:
+        if length < max(MIN_SOUND * duration_s, MIN_DURATION_S):
             raise MediaError(
                 "sound",
-                f"the sound ends after {length:.2f} s of this clip of {duration_s:.2f} s",
+                f"there are {length:.2f} s of sound in this clip of {duration_s:.2f} s",
                 file.path,
             )
         if not want_frames:
             return Clip(audio, np.zeros((0, size, size, 3), np.uint8), np.zeros(0, np.float32), b"")
+        if file.is_still:
+            raise MediaError("frames", "the picture is a single frame", file.path)
         offsets = (np.arange(num_frames) + 0.5) * length / num_frames
         window = (start_s, start_s + length)
         frames, times = frames_at(file, (start_s + offsets).tolist(), size, mode, window)

@@ -16,7 +16,6 @@ from typing import Self, TypeVar
 
 import av
 from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
@@ -154,6 +153,14 @@ class MediaFile:
                 if not stream.disposition & Disposition.attached_pic
             ]
         )
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the picture is known to be a single frame."""
+        picture = self.picture
+        if picture is None:
+            return False
+        return self.container.format.name in STILL_FORMATS or picture.frames == 1
 
     def packets(
         self, stream: Stream, seek_s: float | None = None

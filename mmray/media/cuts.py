@@ -93,8 +93,8 @@ class Cut:
         places = {i: place + delay for place, i in enumerate(order)}
         buffer = io.BytesIO()
         with av.open(buffer, "w", format=format_name) as output:
-            stream = output.add_stream_from_template(template, opaque=True)
-            stream.codec_context.framerate = _FRAME_RATE
+            # decord multiplies the rate with the duration to see that there are frames at all.
+            stream = output.add_stream_from_template(template, opaque=True, framerate=_FRAME_RATE)
             for i, coded in enumerate(self.coded):
                 packet = coded.packet
                 packet.stream, packet.time_base = stream, 1 / _FRAME_RATE
@@ -108,14 +108,15 @@ class Cut:
 def exact_cuts(file: MediaFile, times_s: Sequence[float]) -> Iterator[Cut]:
     """The frames shown at `times_s` (ascending), one cut for those after the same key frame.
 
-    The cuts together have one time for each of `times_s`, in order: where its frame begins.
+    The cuts together have one time for each of `times_s`, in order: where its frame begins. A cut
+    is good until the next one is asked for.
 
     Raises:
         MediaError: stage `frames`; no frame is shown at one of the times.
     """
     pending = deque(times_s)
-    cutter = _Cutter()
     while pending:
+        cutter = _Cutter()
         for decode_time, frame in _frames_from(file, pending[0]):
             cutter.add(frame, pending[0])
             if decode_time > pending[0]:  # so all frames shown until then have come
@@ -127,7 +128,8 @@ def exact_cuts(file: MediaFile, times_s: Sequence[float]) -> Iterator[Cut]:
             cutter.check_end(pending[-1])
             while pending:
                 yield from cutter.resolve(pending.popleft())
-    yield from cutter.finish()
+        # Now, since reaching the next frame may open the file anew, which frees all packets.
+        yield from cutter.finish()
 
 
 def key_cuts(
@@ -169,9 +171,7 @@ class _Cutter:
 
     def resolve(self, wanted: float) -> Iterator[Cut]:
         """Add the frame shown at `wanted`; gives the former cut when that one is complete."""
-        keys = [
-            i for i, c in enumerate(self._coded) if c.packet.is_keyframe and c.time <= wanted
-        ]
+        keys = [i for i, c in enumerate(self._coded) if c.packet.is_keyframe and c.time <= wanted]
         coded = self._coded = self._coded[keys[-1] if keys else 0 :]
         shown = [i for i, c in enumerate(coded) if not c.is_hidden]
         before = [i for i in shown if coded[i].time <= wanted]
@@ -214,9 +214,7 @@ class _Cutter:
             )
 
 
-def _frames_from(
-    file: MediaFile, time: float
-) -> Iterator[tuple[float, CodedFrame]]:
+def _frames_from(file: MediaFile, time: float) -> Iterator[tuple[float, CodedFrame]]:
     """Frames in decoding order from the key frame at or before `time`; with decoding times."""
     for back in _SEEK_BACK_S:
         if time - back <= 0:
@@ -232,9 +230,7 @@ def _frames_from(
     return _read_frames(file, None)
 
 
-def _read_frames(
-    file: MediaFile, seek_s: float | None
-) -> Iterator[tuple[float, CodedFrame]]:
+def _read_frames(file: MediaFile, seek_s: float | None) -> Iterator[tuple[float, CodedFrame]]:
     stream = file.picture
     assert stream is not None
     for time, packet in file.packets(stream, seek_s):

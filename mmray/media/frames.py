@@ -92,9 +92,7 @@ def _display_size(file: MediaFile) -> tuple[float, float]:
     return width * aspect, height
 
 
-def _decode(
-    cut: Cut, width: float, height: float, size: int
-) -> list[np.ndarray]:
+def _decode(cut: Cut, width: float, height: float, size: int) -> list[np.ndarray]:
     """The wanted frames of a cut, each [size, size, 3]."""
     import decord
 
@@ -113,7 +111,9 @@ def _decode(
         if place >= position:
             if place > position:
                 reader.skip_frames(place - position)
-            picture = reader.next().asnumpy()
+            # For some narrow pictures decord takes the padding of rows for further colours.
+            padded = reader.next().asnumpy().reshape(rows, -1)
+            picture = padded[:, : 3 * columns].reshape(rows, columns, 3)
             position = place + 1
         frames.append(picture[y : y + size, x : x + size].copy())
     return frames

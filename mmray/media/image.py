@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from typing import Literal
@@ -15,8 +16,8 @@ from mmray.media.container import DECODER_ERRORS, media_errors
 # Left out on purpose: formats that start other programs (EPS) or that are lists of drawing
 # commands.
 FORMATS = (
-    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "TGA"),
-    *("TIFF", "WEBP"),
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF"),
+    "WEBP",
 )
 
 _UPRIGHT = {
@@ -52,8 +53,10 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
     # Pillow warns about half of what it refuses itself; the limit here is `max_pixels`.
     with warnings.catch_warnings(), media_errors("image", "", "the picture cannot be decoded"):
         warnings.simplefilter("ignore")
+        Image.init()
+        formats = [name for name in FORMATS if name in Image.OPEN]  # not all are in every build
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError as e:
             raise MediaError("image", f"has more than {max_pixels} pixels") from e
         except OSError as e:
@@ -72,10 +75,9 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 where there is none or EXIF is broken, which spoils no pixel."""
-    try:
+    with contextlib.suppress(*DECODER_ERRORS, TypeError):
         return int(image.getexif().get(_ORIENTATION, 1))
-    except (*DECODER_ERRORS, TypeError):
-        return 1
+    return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

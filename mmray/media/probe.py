@@ -10,7 +10,7 @@ import av
 from av.stream import Stream
 
 from mmray.errors import MediaError
-from mmray.media.container import STILL_FORMATS, MediaFile, media_errors
+from mmray.media.container import MediaFile, media_errors
 
 MAX_DURATION_S = 30 * 24 * 3600.0
 """A longer file is taken for a broken header."""
@@ -54,15 +54,8 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
         picture, sound = file.picture, file.sound
         if picture is None and sound is None:
             raise MediaError("probe", "holds neither a picture nor a sound that can be decoded")
-        still = picture is not None and (
-            file.container.format.name in STILL_FORMATS or picture.frames == 1
-        )
-        if still and sound is None:
-            duration = 0.0
-        else:
-            duration = _duration(file)
         return MediaInfo(
-            duration_s=duration,
+            duration_s=0.0 if file.is_still and sound is None else _duration(file),
             has_video=picture is not None,
             has_sound=sound is not None,
             width=picture.width if picture else 0,
@@ -70,7 +63,7 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
             fps=float(picture.average_rate or 0) if picture else 0.0,
             sample_rate=sound.rate or 0 if sound else 0,
             channels=sound.channels if sound else 0,
-            is_still=still,
+            is_still=file.is_still,
         )
 
 

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -102,7 +103,7 @@ class Sandbox:
             code = f"from mmray.media.sandbox import serve; serve({theirs.fileno()}, {os.getpid()})"
             environment = dict(os.environ)
             # The child imports from the same places, also those that were added at run time.
-            paths = [path or os.getcwd() for path in sys.path]
+            paths = [path or str(Path.cwd()) for path in sys.path]
             environment["PYTHONPATH"] = os.pathsep.join(paths)
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -146,8 +147,9 @@ class Sandbox:
         self.close()
 
     def __del__(self) -> None:
-        # Not under the lock: nobody else holds this object any more.
-        if getattr(self, "_process", None) is not None:
+        # Not under the lock: nobody else holds this object any more. At the end of the interpreter
+        # parts of it may be gone; the child ends then by itself.
+        with contextlib.suppress(Exception):
             self._stop()
 
 

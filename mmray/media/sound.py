@@ -6,6 +6,7 @@ import io
 import math
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -39,7 +40,12 @@ _PREROLL_S = 0.4
 _MARGIN_S = 0.05
 # These have no index and no time stamps: seeking in them guesses from the bit rate.
 _UNSEEKABLE = frozenset({"aac", "ac3", "amr", "dts", "eac3", "mp3", "truehd"})
+# In these the header says how long the sound is, so that a shorter one shows a broken download.
+# WAV files from pipes claim any length.
+_KNOW_THEIR_LENGTH = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "avi", "flac"})
+_CUT_OFF_S = 1.0
 _MAX_DAMAGED = 0.05
+_RATES = (1000, 768_000)
 _BLOCK = 16384
 
 
@@ -65,8 +71,8 @@ def read_sound(
         file ends earlier; never empty.
 
     Raises:
-        MediaError: stage `open`, or stage `sound`: no sound, damaged, not finite numbers, or the
-            window begins after the end.
+        MediaError: stage `open`, or stage `sound`: no sound, damaged, cut off within the window,
+            not finite numbers, or the window begins after the end.
     """
     with MediaFile(path) as file:
         return read_window(file, start_s, duration_s, sample_rate)
@@ -111,11 +117,27 @@ def _read(
         window.add(time, _mono(frame), must_precede=seek)
         if window.is_complete:
             break
+    else:
+        _check_end(file, window.end_s if window else 0.0)
     if window is None:
         if seek:
             raise _SeekError
         raise MediaError("sound", "not one sample of the sound can be decoded")
     return window.finish()
+
+
+def _check_end(file: MediaFile, end_s: float) -> None:
+    """At the end of the file: raise a `MediaError` if the sound was to go on."""
+    stream = file.sound
+    assert stream is not None
+    if file.container.format.name not in _KNOW_THEIR_LENGTH or not file.container.duration:
+        return
+    # The container's duration is after cuts by an edit list, the stream's may be before.
+    promised = min(file.seconds(stream.duration, stream), file.container.duration / av.time_base)
+    if end_s < promised - _CUT_OFF_S:
+        raise MediaError(
+            "sound", f"is cut off: the sound ends at {end_s:.2f} s instead of {promised:.2f} s"
+        )
 
 
 def _frames(
@@ -139,7 +161,7 @@ def _frames(
             # The first packet after seeking is often cut; a file full of them is no sound.
             if damaged > 2 + _MAX_DAMAGED * packets:
                 raise MediaError(
-                    "sound", f"{damaged} of {packets} packets of the sound are damaged"
+                    "sound", f"more than {_MAX_DAMAGED:.0%} of the sound's packets are damaged"
                 ) from None
             continue
         for frame in frames:
@@ -157,18 +179,20 @@ def _mono(frame: AudioFrame) -> np.ndarray:
     # Not `to_ndarray`: in PyAV 18.1 it reads past the planes of eight and more channels.
     if frame.format.is_planar:
         planes = frame.planes[:num_channels]
-        channels = [np.frombuffer(plane, dtype, frame.samples) for plane in planes]
+        channels = [np.frombuffer(memoryview(plane), dtype, frame.samples) for plane in planes]
     else:
-        packed = np.frombuffer(frame.planes[0], dtype, frame.samples * num_channels)
+        plane = memoryview(frame.planes[0])
+        packed = np.frombuffer(plane, dtype, frame.samples * num_channels)
         channels = list(packed.reshape(-1, num_channels).T)
-    total = channels[0].astype(wide)
-    for channel in channels[1:]:
-        total += channel
-    return ((total - zero * num_channels) / (scale * num_channels)).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN is found, and told, later on
+        total = channels[0].astype(wide)
+        for channel in channels[1:]:
+            total += channel
+        return ((total - zero * num_channels) / (scale * num_channels)).astype(np.float32)
 
 
 # By FFmpeg's name: type, type to add up in, value of silence, full scale.
-_SAMPLE_TYPES = {
+_SAMPLE_TYPES: dict[str, tuple[Any, Any, int, float]] = {
     "u8": (np.uint8, np.float32, 128, 128.0),
     "s16": (np.int16, np.float32, 0, 2.0**15),
     "s32": (np.int32, np.float64, 0, 2.0**31),
@@ -186,8 +210,8 @@ class _Window:
     """
 
     def __init__(self, rate: int, out_rate: int, start_s: float, end_s: float | None) -> None:
-        if rate <= 0:
-            raise MediaError("sound", f"has an impossible rate of {rate} Hz")
+        if not _RATES[0] <= rate <= _RATES[1]:
+            raise MediaError("sound", f"has an impossible sample rate of {rate} Hz")
         self.rate, self.out_rate, self.start_s = rate, out_rate, start_s
         step = rate // math.gcd(rate, out_rate)
         self._cursor = self._origin = int(max(0.0, start_s - _MARGIN_S) * rate) // step * step
@@ -201,6 +225,11 @@ class _Window:
         self._pending = 0
         self._out: list[np.ndarray] = []
         self._resampler = AudioResampler(format="fltp", layout="mono", rate=out_rate)
+
+    @property
+    def end_s(self) -> float:
+        """End of the last frame so far, in seconds of the file."""
+        return (self._expected or 0) / self.rate
 
     @property
     def is_complete(self) -> bool:
@@ -256,10 +285,7 @@ class _Window:
             end = min(end, self._last - start)
         wave = np.concatenate(self._out or [np.zeros(0, np.float32)])[self._first - start : end]
         if not len(wave):
-            ends = (self._expected or 0) / self.rate
-            raise MediaError(
-                "sound", f"the sound ends at {ends:.2f} s, before this window"
-            )
+            raise MediaError("sound", f"the sound ends at {self.end_s:.2f} s, before this window")
         return np.clip(wave, -1.0, 1.0)
 
 
@@ -293,11 +319,11 @@ def from_flac(data: bytes) -> np.ndarray:
     """The samples of a FLAC file as float32 [n] in [-1, 1), at the file's own rate.
 
     Raises:
-        MediaError: stage `sound`; not a FLAC file.
+        MediaError: stage `sound`; not a FLAC file with samples.
     """
     with (
         media_errors("sound", "", "is not a FLAC file"),
-        av.open(io.BytesIO(data), format="flac") as container,
+        av.open(io.BytesIO(data), "r", format="flac") as container,
     ):
         blocks = [_mono(frame) for frame in container.decode(audio=0)]
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        return np.concatenate(blocks)

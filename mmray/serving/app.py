@@ -7,14 +7,14 @@ answers batches. `serve_config.yaml` names `mmray.serving.app:build` and gives i
 # No `from __future__ import annotations`: Serve reads the annotation of `build` to validate the
 # arguments, and would see a string.
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from fastapi import APIRouter, FastAPI, HTTPException
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -61,7 +61,9 @@ class ServeArgs(BaseModel):
 
 
 KINDS = {"sound": "soundnet"}
-DEPLOYMENTS = {"sound": sound.SoundModel}
+# The decorator gives a `Deployment`; its annotation says the class itself.
+DEPLOYMENTS = {"sound": cast(serve.Deployment, sound.SoundModel)}
+INGRESS = "Api"
 
 
 def build(args: ServeArgs) -> serve.Application:
@@ -73,7 +75,20 @@ def build(args: ServeArgs) -> serve.Application:
     deployments = {}
     for name, where in args.models.given().items():
         deployments[name] = DEPLOYMENTS[name].bind(find_model(name, where), device=args.device)
-    return Api.bind(args.limits, **deployments)
+
+    def make_app() -> FastAPI:  # in the replica: the app has locks and child processes
+        return ingress_app(args.limits, list(deployments))
+
+    # The app inside refuses what is too much with a problem; Serve's own limits are wider and
+    # only a last resort, since Serve refuses with plain text.
+    ingress = serve.deployment(
+        name=INGRESS,
+        max_ongoing_requests=64,
+        max_queued_requests=64,
+        graceful_shutdown_timeout_s=20,
+        ray_actor_options={"num_cpus": 0.25},
+    )
+    return ingress(serve.ingress(make_app)()).bind(**deployments)
 
 
 def find_model(name: str, where: str) -> str:
@@ -98,49 +113,34 @@ def find_model(name: str, where: str) -> str:
     return where
 
 
-# The app inside refuses what is too much with a problem; Serve's own limits are wider and only
-# a last resort, since Serve refuses with plain text.
-@serve.deployment(
-    max_ongoing_requests=64,
-    max_queued_requests=64,
-    graceful_shutdown_timeout_s=20,
-    ray_actor_options={"num_cpus": 0.25},
-)
-@serve.ingress()
-class Api:
-    """Takes the HTTP requests.
+def ingress_app(limits: Limits, names: Sequence[str]) -> FastAPI:
+    """The app of the ingress deployment, in its replica.
 
     Args:
         limits: of every request.
-        deployments: one for each model that is served, by its name.
+        names: of the models that are served.
     """
+    routers: list[APIRouter] = []
+    decoders: list[SoundDecoder] = []
+    if "sound" in names:
+        decoders.append(SoundDecoder(max_duration_s=limits.max_duration_s))
+        handle = serve.get_deployment_handle(DEPLOYMENTS["sound"].name)
+        routers.append(sound.router(decoders[-1], calling(handle)))
 
-    def __init__(self, limits: Limits, **deployments: DeploymentHandle) -> None:
-        self._limits = limits
-        self._deployments = deployments
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        for decoder in decoders:
+            await decoder.start()
+        yield
+        for decoder in decoders:
+            decoder.close()
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """Build the app in the replica: it holds locks and child processes."""
-        routers: list[APIRouter] = []
-        closing: list[Callable[[], None]] = []
-        if "sound" in self._deployments:
-            decoder = SoundDecoder(max_duration_s=self._limits.max_duration_s)
-            closing.append(decoder.close)
-            routers.append(sound.router(decoder, calling(self._deployments["sound"])))
-
-        @asynccontextmanager
-        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-            yield
-            for close in closing:
-                close()
-
-        return create_api(self._limits, routers, self._health, lifespan=lifespan)
-
-    async def _health(self) -> Mapping[str, str]:
+    async def health() -> Mapping[str, str]:
         application = serve.get_replica_context().app_name
         status = (await asyncio.to_thread(serve.status)).applications[application]
-        names = {name: handle.deployment_name for name, handle in self._deployments.items()}
-        return {name: _state(status.deployments.get(d)) for name, d in names.items()}
+        return {name: _state(status.deployments.get(DEPLOYMENTS[name].name)) for name in names}
+
+    return create_api(limits, routers, health, lifespan)
 
 
 def _state(status: Any) -> str:
@@ -167,5 +167,10 @@ def calling(handle: DeploymentHandle) -> Callable[[Request], Awaitable[Response]
             raise HTTPException(503, "the model is busy; try again later", later) from error
         except (DeploymentUnavailableError, RayActorError) as error:
             raise HTTPException(503, "the model is not running; try later", later) from error
+        except RayTaskError as error:
+            # Its text is the replica's whole traceback; its cause is what the model raised.
+            if isinstance(error.cause, UserError):
+                raise error.cause from None
+            raise
 
     return call

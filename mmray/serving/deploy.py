@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
 
-from mmray.cli import JobFailed
+from mmray.cli import JobFailed, console
 from mmray.serving.app import ServeArgs, find_model
 
 POLL_S = 0.25
+NOTE_S = 30.0  # after this long without an answer people wonder; Serve may wait for a GPU forever
 
 
 def find_models(config: ServeDeploySchema) -> None:
@@ -38,8 +41,13 @@ def deploy(config: ServeDeploySchema, stop: threading.Event | None = None) -> No
     client = serve_start(
         http_options=config.http_options.model_dump(), proxy_location=config.proxy_location
     )
+    for application in config.applications:
+        # A submitted job runs the code that came with it. Without this, the service would run
+        # that of the job which first started Serve on the cluster.
+        application.runtime_env = {**_own_runtime_env(), **application.runtime_env}
     client.deploy_apps(config)
     wanted = {application.name for application in config.applications}
+    next_note = time.monotonic() + NOTE_S
     while not stop.wait(POLL_S):
         states = serve.status().applications
         for name in wanted & states.keys():
@@ -48,6 +56,16 @@ def deploy(config: ServeDeploySchema, stop: threading.Event | None = None) -> No
         if all(name in states and states[name].status == "RUNNING" for name in wanted):
             client.wait_for_proxies_serving()
             return
+        if time.monotonic() > next_note:
+            next_note += NOTE_S
+            told = (d.message for a in states.values() for d in a.deployments.values())
+            console.print("still starting ...", *filter(None, told))
+
+
+def _own_runtime_env() -> dict[str, Any]:
+    """What this process was started with that replicas need too: its code and its settings."""
+    own = ray.get_runtime_context().runtime_env
+    return {name: own[name] for name in ("working_dir", "env_vars") if own.get(name)}
 
 
 def _reason(application: Any) -> str:

@@ -12,23 +12,7 @@ from fastapi import HTTPException, UploadFile
 
 from mmray.errors import MediaError
 from mmray.media.sandbox import Sandbox
-from mmray.media.sound import SAMPLE_RATE, read_sound
-
-
-def decode_sound(path: str, max_duration_s: float) -> np.ndarray:
-    """Decode the whole sound of a local file.
-
-    Returns:
-        float32[n] mono at `SAMPLE_RATE`, in [-1, 1].
-
-    Raises:
-        MediaError: as `read_sound` does, or the sound lasts longer than `max_duration_s`.
-    """
-    # Headers may lie about the length, so decode a bit more than is allowed and look.
-    waveform = read_sound(path, duration_s=max_duration_s + 0.5)
-    if len(waveform) > max_duration_s * SAMPLE_RATE:
-        raise MediaError("sound", f"its sound lasts longer than {max_duration_s:g} s")
-    return waveform
+from mmray.serving.decode import decode_sound, ready
 
 
 class SoundDecoder:
@@ -75,7 +59,11 @@ class SoundDecoder:
             file.seek(0)
             shutil.copyfileobj(file, copy, 1 << 20)
             copy.flush()
-            return sandbox.call(decode_sound, copy.name, self.max_duration_s)
+            return sandbox.call(decode_sound, copy.name, self.max_duration_s, stage="sound")
+
+    async def start(self) -> None:
+        """Start the child processes, so that the first upload need not wait for that."""
+        await asyncio.gather(*(asyncio.to_thread(s.call, ready) for s in self._sandboxes))
 
     def close(self) -> None:
         """End the child processes."""

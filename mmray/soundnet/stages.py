@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray import storage
 from mmray.errors import MediaError, UserError
@@ -214,10 +215,11 @@ def _matrices(rows: dict[int, np.ndarray], num_rows: int, kind: pa.ListType) -> 
 
 
 def _with_columns(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
-    """The table with columns added, or replaced where it has them."""
+    """The table with columns added; of errors, those of earlier stages stay."""
     for name, column in columns.items():
         if name in table.column_names:
-            table = table.set_column(table.column_names.index(name), name, column)
+            both = pc.coalesce(table[name], column)
+            table = table.set_column(table.column_names.index(name), name, both)
         else:
             table = table.append_column(name, column)
     return table

@@ -21,16 +21,18 @@ from mmray.soundnet.augment import AugmentConfig
 from mmray.soundnet.config import SoundNetConfig
 from mmray.soundnet.model import ConvBlock, SoundNetModel, save_model
 from mmray.soundnet.official import initial_model
+from mmray.training import exact
 from mmray.training.fused import conv_norm_relu_pool
 from mmray.training.loader import Batch
 
 
 class TrainedSoundNet(SoundNetModel):
-    """A `SoundNetModel` that trains faster on a CPU; parameters and results are the same.
+    """A `SoundNetModel` that trains faster on a CPU, and in the same way on any number of workers.
 
-    There the first convolution and its pooling are one step (`mmray.training.fused`), and the
-    second runs channels-last; together they are most of the work. The biases before BatchNorms
-    stay as they are: nothing depends on them, and Adam would have rounding errors push them about.
+    There the first convolution and its pooling are one step (`mmray.training.fused`), and sums
+    over examples do not show their order (`mmray.training.exact`). Parameters and results are
+    those of `SoundNetModel`. The biases before BatchNorms stay as they are: nothing depends on
+    them, and Adam would have rounding errors push them about.
     """
 
     def __init__(self, config: SoundNetConfig) -> None:
@@ -45,39 +47,27 @@ class TrainedSoundNet(SoundNetModel):
         """As of `SoundNetModel`; while it trains on a CPU, without the output of conv1."""
         as_asked = not self.training or last is not None or trunk is not None
         if as_asked or wave.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return super().walk(wave, last, trunk)
-        (_, conv1), (pool1_name, pool1), (conv2_name, conv2), *rest = self.trunk.items()
-        faster = {pool1_name: _PooledBlock(conv1, pool1), conv2_name: _ChannelsLastBlock(conv2)}
-        return super().walk(wave, trunk=nn.ModuleDict({**faster, **dict(rest)}))
-
-
-class _PooledBlock(nn.Module):
-    def __init__(self, block: nn.Module, pool: nn.Module) -> None:
-        super().__init__()
-        assert isinstance(block, ConvBlock)
-        assert isinstance(pool, nn.MaxPool1d)
-        assert isinstance(pool.kernel_size, int)
-        self.block, self.pool = block, pool.kernel_size
-
-    def forward(self, x: Tensor) -> Tensor:
-        return conv_norm_relu_pool(x, self.block.conv, self.block.norm, self.pool)
-
-
-class _ChannelsLastBlock(nn.Module):
-    """The layout that oneDNN runs fastest where there are few channels."""
-
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        assert isinstance(block, ConvBlock)
-        self.block = block
-
-    def forward(self, x: Tensor) -> Tensor:
-        conv = self.block.conv
-        wide = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        weight = conv.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        stride, padding = (1, conv.stride[0]), (0, int(conv.padding[0]))
-        y = F.conv2d(wide, weight, conv.bias, stride, padding)
-        return F.relu(self.block.norm(y.squeeze(2).contiguous()))
+            yield from super().walk(wave, last, trunk)
+            return
+        x = wave.unsqueeze(1) * self.config.scale
+        (_, conv1), (pool1_name, pool1), *rest = self.trunk.items()
+        assert isinstance(conv1, ConvBlock)
+        assert isinstance(pool1, nn.MaxPool1d)
+        assert isinstance(pool1.kernel_size, int)
+        x = conv_norm_relu_pool(x, conv1.conv, conv1.norm, pool1.kernel_size)
+        yield pool1_name, x
+        for name, module in rest:
+            if isinstance(module, ConvBlock):
+                y = exact.conv1d(x, module.conv, channels_last=module.conv.in_channels <= 32)
+                x = F.relu(module.norm(y))
+            else:
+                x = module(x)
+            yield name, x
+        layer = self.config.head
+        x = F.pad(x, (layer.left, layer.right))
+        for name, head in self.heads.items():
+            assert isinstance(head, nn.Conv1d)
+            yield name, exact.conv1d(x, head)
 
 
 @dataclass(frozen=True)

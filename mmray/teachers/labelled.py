@@ -59,7 +59,7 @@ def labelled_pictures(source: str, what: Task, limit: int | None = None) -> list
 def _toy(root: str, what: Task) -> list[LabelledPicture]:
     from mmray.toyworld.build import default_world, labelled_images
 
-    paths, labels = labelled_images(root or default_world(), what)
+    paths, labels = labelled_images(storage.absolute(root) if root else default_world(), what)
     return [
         LabelledPicture(str(path), f"{path.parent.name}/{path.name}", label)
         for path, label in zip(paths, labels, strict=True)
@@ -67,7 +67,7 @@ def _toy(root: str, what: Task) -> list[LabelledPicture]:
 
 
 def _folder(root: str) -> list[LabelledPicture]:
-    pictures = []
+    pictures, root = [], storage.absolute(root)
     for label in storage.list_folders(root):
         folder = storage.join(root, label)
         for name in storage.list_files(folder):

@@ -15,16 +15,16 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from mmray import storage
@@ -213,9 +213,14 @@ def _bar() -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _render_all(
-    root: Path, arguments: Arguments, workers: int | None, progress: Progress
-) -> None:
+def _num_cpus() -> int:
+    """CPUs this process may use, which in containers is often fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _render_all(root: Path, arguments: Arguments, workers: int | None, progress: Progress) -> None:
     tasks: list[tuple[Callable[..., int], tuple[Any, ...]]] = []
     faults = broken_videos(arguments)
     # Videos first: they take longest, and the short tasks then fill the gap at the end.
@@ -227,22 +232,24 @@ def _render_all(
         indices = range(start, min(start + _IMAGES_PER_TASK, arguments.num_images))
         tasks.append((_render_images, (root, arguments.seed, indices)))
     total, done = arguments.num_videos + arguments.num_images, 0
-    workers = min(workers or len(os.sched_getaffinity(0)), len(tasks))
+    workers = min(workers or _num_cpus(), len(tasks))
     if workers <= 1:
         for function, args in tasks:
             done += function(*args)
             progress(done, total)
         return
-    # Spawned, not forked: the caller may have threads (Ray, torch) that a fork would break.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(function, *args) for function, args in tasks]
-        try:
-            for future in as_completed(futures):
-                done += future.result()
-                progress(done, total)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    # joblib's processes are not forked, as the caller may have threads (Ray, torch) that a fork
+    # would break, and unlike plain spawned ones they never run the caller's script again.
+    pool = get_reusable_executor(max_workers=workers)
+    futures = [pool.submit(function, *args) for function, args in tasks]
+    try:
+        for future in as_completed(futures):
+            done += future.result()
+            progress(done, total)
+    finally:
+        for future in futures:
+            future.cancel()
+        pool.shutdown(wait=True)
 
 
 def _render_images(root: Path, seed: int, indices: range) -> int:

@@ -181,7 +181,7 @@ def _kitchen(canvas: Canvas, rng: np.random.Generator, weather: str) -> None:
 
 def _meadow(canvas: Canvas, rng: np.random.Generator, weather: str) -> None:
     horizon = rng.uniform(0.38, 0.5)
-    _sky(canvas, rng, weather, horizon)
+    _sky(canvas, rng, weather, horizon + 0.06)  # down to the valleys between the hills
     base = (222, 228, 232) if weather == "snow" else (104, 172, 62)
     grass = tone(rng, base, 12)
     xs = np.linspace(0, canvas.aspect, 9)
@@ -284,8 +284,13 @@ def _station(canvas: Canvas, rng: np.random.Generator, weather: str) -> None:
     steel = tone(rng, (70, 84, 92))
     for k in range(5):  # arches of the hall, nearer ones larger
         scale = 0.3 + 0.22 * k
-        arch = [(vanish[0] + 0.75 * scale * float(np.cos(a)), floor - 0.62 * scale * float(np.sin(a)))
-                for a in np.linspace(0, np.pi, 14)]  # fmt: skip
+        arch = [
+            (
+                vanish[0] + 0.75 * scale * float(np.cos(a)),
+                floor - 0.62 * scale * float(np.sin(a)),
+            )
+            for a in np.linspace(0, np.pi, 14)
+        ]
         canvas.line(arch, shade(steel, 1.5 - 0.15 * k), 0.012 + 0.006 * k)
     for dx in (-0.9, -0.45, 0.0, 0.45, 0.9):
         canvas.line([vanish, (vanish[0] + dx * 1.3, -0.1)], steel, 0.01)
@@ -340,7 +345,8 @@ def _street(canvas: Canvas, rng: np.random.Generator, weather: str) -> None:
     canvas.box(0, pavement + 0.1, canvas.aspect, pavement + 0.115, shade(stone, 0.6))
     mid = rng.uniform(pavement + 0.2, 0.9)
     for x in np.arange(rng.uniform(-0.2, 0.0), canvas.aspect, 0.26):
-        canvas.polygon([(x, mid), (x + 0.14, mid), (x + 0.15, mid + 0.028), (x + 0.01, mid + 0.028)],
+        low = mid + 0.028
+        canvas.polygon([(x, mid), (x + 0.14, mid), (x + 0.15, low), (x + 0.01, low)],
                        (232, 230, 220))  # fmt: skip
     canvas.specks(rng, 400, pavement + 0.11, 1, shade(asphalt, 1.3))
     for x in _scatter(rng, canvas, 1, 2):  # lamp posts

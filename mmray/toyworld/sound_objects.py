@@ -124,7 +124,7 @@ def _bird(rate: int, voice: Voice, rng: np.random.Generator) -> Wave:
     for _ in range(rng.integers(4, 9)):
         t = _time(rate, rng.uniform(0.05, 0.09) / voice.pace)
         f0 = 3900 * voice.pitch * rng.uniform(0.9, 1.1)
-        ends = [(0, 0.8), (0.5, 1.25), (1, 1.0)] if rising else [(0, 1.3), (1, 0.8)]
+        ends = [(0.0, 0.8), (0.5, 1.25), (1.0, 1.0)] if rising else [(0.0, 1.3), (1.0, 0.8)]
         chirps.append(_harmonics(f0 * _glide(ends, len(t)), rate, [1.0, 0.12])
                       * _hull(len(t), rate, 0.012, 0.03))  # fmt: skip
     return _peak(_repeat(chirps, [rng.uniform(0.09, 0.14) / voice.pace for _ in chirps], rate))
@@ -139,8 +139,9 @@ def _car(rate: int, voice: Voice, rng: np.random.Generator) -> Wave:
     engine = _harmonics(curve, rate, weights)
     firing = 1 + 0.5 * _harmonics(curve / 2, rate, [1.0])
     exhaust = rng.standard_normal(len(t), dtype=np.float32)
-    exhaust = np.convolve(exhaust, np.ones(max(rate // 2500, 2), dtype=np.float32) / 3, "same")
-    mix = _peak(engine * firing) + (0.2 + 0.25 * voice.timbre) * exhaust * firing
+    blur = np.full(max(rate // 2500, 2), 1 / 3, dtype=np.float32)
+    muffled = np.convolve(exhaust, blur, "same")
+    mix = _peak(engine * firing) + (0.2 + 0.25 * voice.timbre) * muffled * firing
     return _peak(mix) * _hull(len(t), rate, 0.15, 0.4)
 
 

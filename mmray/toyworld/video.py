@@ -157,7 +157,7 @@ def _camera_path(
     window = []
     for axis in (0, 1):
         length = np.minimum((frame[axis] * scale).astype(int), canvas[axis])
-        where = np.linspace(*rng.uniform(0, 1, 2), count) + shake[axis]
+        where = np.linspace(rng.uniform(), rng.uniform(), count) + shake[axis]
         window.append((where.clip(0, 1) * (canvas[axis] - length)).astype(int))
         window.append(length)
     top, height, left, width = (a.tolist() for a in window)

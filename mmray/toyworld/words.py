@@ -7,7 +7,7 @@ one, and much that nobody can see (cameras, years, groups).
 
 import numpy as np
 
-from mmray.toyworld.world import INDOORS, OBJECTS, PLACES, SIZES, Scene
+from mmray.toyworld.world import INDOORS, OBJECTS, PLACES, Scene
 
 UNTAGGED_SHARE = 0.25
 _WRONG_SHARE = 0.04

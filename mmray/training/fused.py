@@ -12,7 +12,8 @@ they never exist as a whole:
   over all workers.
 - The backward pass computes the outputs again, one sound at a time in the processor's cache.
 
-Equal to the separate layers up to rounding.
+Equal to the separate layers up to rounding. Sums over sounds and workers are in double precision,
+as in `mmray.training.exact`, and gradients come out as means over the workers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.training.sync_norm import all_reduce, update_running
+from mmray.training.sync_norm import all_reduce, num_workers, update_running
 
 
 def conv_norm_relu_pool(x: Tensor, conv: nn.Conv1d, norm: nn.BatchNorm1d, pool: int) -> Tensor:
@@ -150,9 +151,8 @@ class _Fused(torch.autograd.Function):
         for sound in range(len(x)):
             values = cells.of(sound)
             torch.amax(values, 0, out=top[sound])
-            flat = values.view(-1, shape.rows)
-            sums[1] += flat.sum(1).view(shape.pool, -1).sum(0)
-            sums[2] += torch.linalg.vector_norm(flat, dim=1).square().view(shape.pool, -1).sum(0)
+            sums[1] += values.sum(2).double().sum(0)
+            sums[2] += torch.linalg.vector_norm(values, dim=2).double().square().sum(0)
         all_reduce(sums)
         mean64 = sums[1] / sums[0]
         var = (sums[2] / sums[0] - mean64**2).clamp_min(0)
@@ -173,25 +173,28 @@ class _Fused(torch.autograd.Function):
         # As floats: a comparison that writes floats is several times faster than `where`.
         grad = grads[0] * torch.gt(y, 0, out=torch.empty_like(y))
         scaled = (top[:, :, : shape.pooled] - mean[:, None]) * rstd[:, None]
-        grad_shift, grad_size = grad.sum((0, 2)), (grad * scaled).sum((0, 2))
+        parts = torch.stack([grad.sum(2), (grad * scaled).sum(2)])  # [2, B, C]
+        sums = all_reduce(parts.double().sum(1))
         grad = F.pad(grad, (0, shape.rows - shape.pooled))
         # Gradient of a cell: what reaches it through the pooling, minus what BatchNorm takes off
         # as a function of the cell's value (`slope * value + offset`).
-        mean_shift, mean_size = all_reduce(torch.stack([grad_shift, grad_size])) / ctx.count
+        mean_shift, mean_size = (sums / ctx.count).float()
         slope = -(rstd * mean_size)
         offset = (-mean_shift - slope * mean)[None, :, None]
         slope = slope[None, :, None].expand(shape.pool, -1, 1)
         cells = _Cells(wave, filters, shape)
         reach = torch.empty_like(cells.buffer).view(shape.pool, shape.channels, shape.rows)
-        total = torch.zeros_like(filters)
+        total = torch.zeros_like(filters, dtype=torch.float64)
         for sound in range(len(wave)):
             values = cells.of(sound)
             torch.eq(values, top[sound], out=reach)
             reach.mul_(grad[sound] / reach.sum(0).clamp_min_(1))  # equal maxima share
             reach.add_(offset).addcmul_(values, slope)
             reach[shape.last :, :, -1] = 0
-            total.addmm_(reach.view(-1, shape.rows), cells.windows.t())
-        grad_weight = shape.uncopied(total) * (gain.abs() * rstd * sign)[:, None]
+            total += reach.view(-1, shape.rows) @ cells.windows.t()
+        grad_weight = (all_reduce(shape.uncopied(total)) / num_workers()).float()
+        grad_weight *= (gain.abs() * rstd * sign)[:, None]
+        grad_shift, grad_size = (sums / num_workers()).float()
         # BatchNorm takes the bias off again, so its gradient is 0.
         return (
             None,

@@ -203,7 +203,7 @@ def _plain(error: Exception, max_failures: int) -> Exception:
     if failures:
         rank, failure = next(iter(failures.items()))
         return JobFailed(
-            f"training failed {max_failures + 1} times; the last time worker {rank} ended with "
-            f"{type(failure).__name__}: {failure}"
+            f"training failed, after {max_failures} new starts at most (--max-failures): worker "
+            f"{rank} ended with {type(failure).__name__}: {failure}"
         )
     return error

@@ -16,9 +16,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
+def num_workers() -> int:
+    """Processes that `torch.distributed` has joined; 1 without it."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def all_reduce(values: Tensor) -> Tensor:
-    """The sum of a tensor over all workers (the tensor itself where there is one)."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    """The sum of a tensor over all workers, in place (the tensor itself where there is one)."""
+    if num_workers() > 1:
         dist.all_reduce(values)
     return values
 
@@ -46,7 +51,8 @@ def update_running(norm: _BatchNorm, mean: Tensor, var: Tensor, count: float) ->
 class GlobalBatchNorm(nn.BatchNorm1d):
     """`BatchNorm1d` whose batch is that of all workers together.
 
-    Parameters and buffers are those of BatchNorm, so weights go from one to the other.
+    Parameters and buffers are those of BatchNorm, so weights go from one to the other. Gradients
+    of the parameters come out as means over the workers, which averaging does not change.
     """
 
     @classmethod
@@ -64,64 +70,69 @@ class GlobalBatchNorm(nn.BatchNorm1d):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        y, mean, var, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
+        flat = x.reshape(*x.shape[:2], -1)
+        y, mean, var, count = _Normalise.apply(flat, self.weight, self.bias, self.eps)
         update_running(self, mean, var, float(count))
-        return y
+        return y.view(x.shape)
 
 
 class _Normalise(torch.autograd.Function):
-    """y = weight * (x - mean) / sqrt(var + eps) + bias, with statistics over all workers."""
+    """y = weight * (x - mean) / sqrt(var + eps) + bias for [B, C, L], mean over all workers.
+
+    Sums over the L values of an example are in single precision, sums over examples and workers
+    in double: their order then does not show in the result, so the number of workers does not.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, ...]:
-        over = [d for d in range(x.dim()) if d != 1]
-        count = x.numel() / x.shape[1]
-        local = x.mean(over, dtype=torch.float32)
-        centred = x.float() - _channels(local, x)
-        # Centred sums joined in double precision: no cancellation where |mean| >> std.
-        mean64, squares = local.double(), centred.square().sum(over).double()
-        ones = torch.ones_like(mean64)
-        sums = all_reduce(torch.stack([count * ones, count * mean64, squares + count * mean64**2]))
-        total = sums[0, 0]
-        mean64 = sums[1] / total
-        var = (sums[2] / total - mean64**2).clamp_min(0)
-        rstd = (var + eps).rsqrt().float()
-        mean, var = mean64.float(), var.float()
-        scaled = centred.add_(_channels(local - mean, x)).mul_(_channels(rstd, x))
-        ctx.save_for_backward(scaled, weight, rstd)
-        ctx.total, ctx.over = total.float(), over
-        ctx.mark_non_differentiable(mean, var, total)
-        y = torch.addcmul(_channels(bias, x), scaled, _channels(weight, x))
-        return y.to(x.dtype), mean, var, total
+        length = x.shape[2]
+        local = x.mean(2, dtype=torch.float32)  # [B, C]
+        centred = x.float() - local[:, :, None]
+        squares = torch.linalg.vector_norm(centred, dim=2).double().square()
+        means = local.double()
+        sums = torch.stack(
+            [
+                torch.full_like(means[0], len(x) * length),
+                length * means.sum(0),
+                (squares + length * means.square()).sum(0),
+            ]
+        )
+        count, total, total_squares = all_reduce(sums)
+        mean64 = total / count
+        var = (total_squares / count - mean64**2).clamp_min(0)
+        rstd = (var + eps).rsqrt()
+        shift = ((means - mean64) * rstd).float()[:, :, None]
+        scaled = torch.addcmul(shift, centred, rstd.float()[:, None], out=centred)
+        ctx.save_for_backward(scaled, weight, rstd.float())
+        ctx.count = float(count[0])
+        outputs = mean64.float(), var.float(), count[0]
+        ctx.mark_non_differentiable(*outputs)
+        y = torch.addcmul(bias[:, None], scaled, weight[:, None])
+        return y.to(x.dtype), *outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scaled, weight, rstd = ctx.saved_tensors
         grad = grads[0].float()
-        # The weights' own gradients stay local: DistributedDataParallel averages them.
-        grad_bias, grad_weight = grad.sum(ctx.over), (grad * scaled).sum(ctx.over)
-        sums = all_reduce(torch.stack([grad_bias, grad_weight])) / ctx.total
-        inner = grad - _channels(sums[0], grad) - scaled * _channels(sums[1], grad)
-        grad_x = inner.mul_(_channels(weight * rstd, grad)).to(grads[0].dtype)
+        parts = torch.stack([grad.sum(2), (grad * scaled).sum(2)])  # [2, B, C]
+        sums = all_reduce(parts.double().sum(1))
+        mean_bias, mean_weight = (sums / ctx.count).float()[:, :, None]
+        inner = torch.addcmul(grad - mean_bias, scaled, mean_weight, value=-1)
+        grad_x = inner.mul_((weight * rstd)[:, None]).to(grads[0].dtype)
+        grad_bias, grad_weight = (sums / num_workers()).float()
         return grad_x, grad_weight, grad_bias, None
-
-
-def _channels(values: Tensor, like: Tensor) -> Tensor:
-    """[C] so shaped that it broadcasts over axis 1 of `like`."""
-    return values.view(-1, *[1] * (like.dim() - 2))
 
 
 def convert(model: nn.Module, device: torch.device) -> nn.Module:
     """Make all BatchNorms of a model take their statistics over all workers, in place.
 
-    Nothing changes where there is one worker. On GPUs torch's own SyncBatchNorm is used.
+    On GPUs torch's own SyncBatchNorm is used, and only where there is more than one.
     """
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return model
     if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        several = num_workers() > 1
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model) if several else model
     for parent in model.modules():
         for name, norm in parent.named_children():
             if isinstance(norm, _BatchNorm) and not isinstance(norm, GlobalBatchNorm):

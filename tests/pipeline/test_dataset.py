@@ -58,9 +58,7 @@ def test_shards_are_plain_parquet(tmp_path: Path) -> None:
     values = make(tmp_path)
     table = pq.read_table(tmp_path / "part-00000.parquet")
     assert table.schema.field("objects").type == pa.fixed_shape_tensor(pa.float16(), [2, 3])
-    np.testing.assert_array_equal(
-        table["objects"].combine_chunks().to_numpy_ndarray(), values[:5]
-    )
+    np.testing.assert_array_equal(table["objects"].combine_chunks().to_numpy_ndarray(), values[:5])
 
 
 def test_empty_split_keeps_its_columns(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class AddOne:
         return rows.append_column("result", values)
 
 
-@pytest.fixture()
+@pytest.fixture
 def work(tmp_path: Path) -> str:
     path = str(tmp_path / "list.parquet")
     rows = [{"id": f"r{i}", "uri": f"u{i}", "value": i} for i in range(53)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import os
 import socket
 import tempfile
 import time
@@ -17,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from fastapi import HTTPException
 from ray import serve
 from ray.serve.context import _get_global_client
 from scipy.io import wavfile
@@ -25,7 +28,7 @@ import mmray
 from mmray import UserError
 from mmray.cli import JobFailed
 from mmray.serving import sound
-from mmray.serving.app import Models, ServeArgs, build, find_model
+from mmray.serving.app import Models, ServeArgs, build, calling, find_model
 from mmray.serving.config import read_config
 from mmray.serving.deploy import deploy, find_models
 from mmray.soundnet.config import SoundNetConfig
@@ -297,6 +300,43 @@ def test_requests_that_arrive_together_share_a_batch(service: httpx.Client, mode
     assert sum(sizes) == 12
     assert 1 < max(sizes) <= sound.MAX_BATCH_SIZE
     serve.delete("counting")
+
+
+@serve.deployment(max_ongoing_requests=1, max_queued_requests=1)
+class Moody:
+    """Does what it is told, as badly as models can."""
+
+    async def predict(self, what: str) -> str:
+        if what == "refuse":
+            raise UserError("too quiet")
+        if what == "die":
+            os._exit(1)
+        await asyncio.sleep(float(what))
+        return "done"
+
+
+def test_what_a_model_does_badly_becomes_an_error_for_the_client(service: httpx.Client) -> None:
+    call: Any = calling(serve.run(Moody.bind(), name="moody", route_prefix=None))
+
+    async def scenario() -> None:
+        with pytest.raises(UserError) as refused:
+            await call("refuse")
+        assert str(refused.value) == "too quiet", "and nothing of the model's traceback"
+        both = []
+        for _ in range(2):  # one runs, one waits
+            both.append(asyncio.create_task(call("3")))
+            await asyncio.sleep(1)
+        with pytest.raises(HTTPException, match="busy") as busy:
+            await call("0")
+        assert busy.value.status_code == 503
+        assert busy.value.headers["Retry-After"] == "1"
+        assert await asyncio.gather(*both) == ["done", "done"]
+        with pytest.raises(HTTPException, match="not running") as dead:
+            await call("die")
+        assert dead.value.status_code == 503
+
+    asyncio.run(scenario())
+    serve.delete("moody")
 
 
 def test_many_clients_at_once_all_get_an_answer(service: httpx.Client) -> None:

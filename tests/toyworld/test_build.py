@@ -9,7 +9,13 @@ from mmray import storage
 from mmray.errors import UserError
 from mmray.toyworld import build
 from mmray.toyworld.broken import BROKEN_KINDS
-from mmray.toyworld.build import Arguments, broken_videos, default_world, labelled_images, make_world
+from mmray.toyworld.build import (
+    Arguments,
+    broken_videos,
+    default_world,
+    labelled_images,
+    make_world,
+)
 from mmray.toyworld.draw import draw
 from mmray.toyworld.world import OBJECTS, PLACES
 
@@ -175,5 +181,5 @@ def test_labelled_images(root):
 
 
 def test_labelled_images_of_no_world(tmp_path):
-    with pytest.raises(UserError, match="world.json"):
+    with pytest.raises(UserError, match=r"world\.json"):
         labelled_images(tmp_path)

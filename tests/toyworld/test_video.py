@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 import decord
@@ -35,7 +36,7 @@ def test_shots_cover_the_video_without_gaps(plans):
         assert 2 <= len(plan.shots) <= 4
         assert plan.shots[0].start_s == 0
         assert plan.shots[-1].end_s == pytest.approx(plan.duration_s)
-        for before, after in zip(plan.shots, plan.shots[1:], strict=False):
+        for before, after in pairwise(plan.shots):
             assert before.end_s == after.start_s
         assert all(3.8 <= shot.end_s - shot.start_s <= 8.2 for shot in plan.shots)
 
@@ -43,7 +44,7 @@ def test_shots_cover_the_video_without_gaps(plans):
 def test_some_cuts_keep_the_scene_and_others_change_it(plans):
     kept = Counter()
     for plan in plans:
-        for before, after in zip(plan.shots, plan.shots[1:], strict=False):
+        for before, after in pairwise(plan.shots):
             assert before.scene.seed != after.scene.seed
             kept[before.scene.from_another_angle(0) == after.scene.from_another_angle(0)] += 1
     assert 0.3 < kept[True] / kept.total() < 0.7
@@ -90,8 +91,7 @@ def test_frames_move_and_jump_at_cuts(plans):
     frames = list(plan_frames(plan, plan_soundtrack(plan).events))
     assert len(frames) == plan.num_frames
     assert all(f.shape == (plan.height, plan.width, 3) and f.dtype == np.uint8 for f in frames)
-    change = np.array([np.abs(a.astype(int) - b).mean() for a, b in zip(frames, frames[1:],
-                                                                        strict=False)])  # fmt: skip
+    change = np.array([np.abs(a.astype(int) - b).mean() for a, b in pairwise(frames)])
     cuts = [round(s.start_s * plan.fps) - 1 for s in plan.shots[1:]]
     assert change[cuts].min() > 2 * np.delete(change, cuts).mean()
     assert np.delete(change, cuts).max() > 0

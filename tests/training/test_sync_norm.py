@@ -74,11 +74,6 @@ def test_two_workers_equal_one_over_the_whole_batch(tmp_path: Path) -> None:
             torch.testing.assert_close(part[name], buffer, rtol=1e-5, atol=1e-5, msg=name)
 
 
-def test_one_process_is_left_alone() -> None:
-    net = convert(Net(), CPU)
-    assert type(net.norm) is nn.BatchNorm1d
-
-
 def test_alone_equals_batch_norm_where_the_mean_is_large() -> None:
     torch.manual_seed(0)
     norm = nn.BatchNorm1d(5)

@@ -1,0 +1,116 @@
+"""The job as its user runs it: a process with a command line, which may be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mmray.pipeline.dataset import Dataset, tensor
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def command(world: Path, teacher: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "jobs/prepare_videos.py", f"toy:{world}", "--out", str(out)),
+        *("--objects", f"mmray:{teacher}", "--scenes", "none", "--max-error-ratio", "0.6"),
+        *("--clip-s", "4", "--frame-s", "4", *more),
+    ]
+
+
+def content(out: Path) -> dict[str, tuple]:
+    """All rows of a dataset by id; fails when an id appears twice."""
+    table = Dataset(str(out)).read(["id", "uri", "start_s", "duration_s", "audio", "objects"])
+    rows = table.drop_columns(["objects"]).to_pylist()
+    objects = tensor(table["objects"])
+    found = {r["id"]: (*r.values(), o.tobytes()) for r, o in zip(rows, objects, strict=True)}
+    assert len(found) == len(rows), "a row is there twice"
+    return found
+
+
+def quarantine(out: Path) -> list[tuple]:
+    rows = Dataset(str(out)).errors().to_pylist()
+    return sorted(tuple(row.values()) for row in rows)
+
+
+def kill_when(ready: Callable[[], bool], args: list[str]) -> bool:
+    """Start the job and `kill -9` it once `ready()`; False when it ended before."""
+    job = subprocess.Popen(args, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while job.poll() is None and not ready():
+        time.sleep(0.01)
+    ended = job.poll() is not None
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    return not ended
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.parametrize("mode", ["cluster", "local"])
+def test_killed_at_five_moments_gives_the_same_rows(
+    small_world: Path, random_teacher: Path, tmp_path: Path, mode: str
+) -> None:
+    more = ["--local"] if mode == "local" else []
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    subprocess.run(command(small_world, random_teacher, undisturbed, *more), cwd=ROOT, check=True)
+    total = len(list(undisturbed.glob("part-*.parquet")))
+    assert total >= 5
+
+    def parts() -> int:
+        return len(list(disturbed.glob("part-*.parquet")))
+
+    moments: list[Callable[[], bool]] = [
+        lambda: (disturbed / ".work").exists(),
+        lambda: (disturbed / ".work" / "items.parquet").exists(),
+        lambda: parts() >= 1,
+        lambda: parts() >= total // 2,
+        lambda: parts() >= total - 1,
+    ]
+    args = command(small_world, random_teacher, disturbed, *more)
+    killed = [kill_when(moment, args) for moment in moments]
+    assert sum(killed) >= 4, "the job ended before it could be killed"
+    subprocess.run(args, cwd=ROOT, check=True)
+    assert content(disturbed) == content(undisturbed)
+    assert quarantine(disturbed) == quarantine(undisturbed)
+    assert not list(disturbed.rglob("*.tmp"))
+
+
+def test_bad_commands_end_with_one_line_and_2(tmp_path: Path) -> None:
+    for args in (["folder:/no/such/folder"], ["toy", "--objects", "clip_vit"], ["what:x"]):
+        done = subprocess.run(
+            [
+                sys.executable,
+                "jobs/prepare_videos.py",
+                *args,
+                "--local",
+                "--out",
+                str(tmp_path / "x"),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stderr.startswith("error: ")
+
+
+def test_main_is_importable(
+    small_world: Path, random_teacher: Path, tmp_path: Path, local_mode: None
+) -> None:
+    from jobs import prepare_videos
+
+    args = command(small_world, random_teacher, tmp_path / "clips", "--local", "--limit", "2")
+    result = prepare_videos.main(args[2:])
+    assert result.rows == Dataset(str(tmp_path / "clips")).num_rows
+    table = pq.read_table(next((tmp_path / "clips").glob("part-*.parquet")))
+    assert "objects" in table.column_names

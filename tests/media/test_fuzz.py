@@ -1,0 +1,117 @@
+"""Damaged files give arrays or a `MediaError`, never anything else."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmray.errors import MediaError
+from mmray.media.clip import decode_clip
+from mmray.media.image import decode_image
+from mmray.media.probe import probe
+from mmray.media.sandbox import Sandbox
+from mmray.media.sound import from_flac, read_sound, to_flac
+
+NAMES = ["a.mp4", "a.mkv", "a.ts", "a.avi", "a.wav", "a.mp3", "a.ogg", "a.flac", "a.png", "a.jpg"]
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory, make) -> dict[str, bytes]:
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("fuzz")
+    tone = make.clicks(2, [1.0])
+    for name in NAMES[:4]:
+        codec = "mpeg4" if name == "a.avi" else "libx264"
+        sound_codec = "pcm_s16le" if name == "a.avi" else "aac"
+        if sound_codec == "aac":
+            make.video(folder / name, 50, codec, sound=tone)
+        else:
+            make.video(folder / name, 50, codec)
+    codecs = {"a.wav": "pcm_s16le", "a.mp3": "libmp3lame", "a.ogg": "libopus", "a.flac": "flac"}
+    for name, codec in codecs.items():
+        make.sound(folder / name, tone, codec, 48000)
+    for name in NAMES[8:]:
+        Image.fromarray(make.number(5, 60, 40)).save(folder / name)
+    return {name: (folder / name).read_bytes() for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    # Old FFmpeg may crash on damaged frames, which ends as a MediaError too.
+    with Sandbox(timeout_s=20) as sandbox:
+        yield sandbox
+
+
+@st.composite
+def damages(draw):
+    """A way to damage a file: (share to keep, [(place as a share, new bytes)])."""
+    share = st.floats(0, 1, allow_nan=False)
+    keep = draw(st.one_of(st.just(1.0), share))
+    patch = st.tuples(share, st.binary(min_size=1, max_size=8))
+    return keep, draw(st.lists(patch, max_size=8))
+
+
+def damaged(data: bytes, damage) -> bytes:
+    keep, patches = damage
+    result = bytearray(data[: int(len(data) * keep)])
+    for place, patch in patches:
+        start = int(place * len(result))
+        result[start : start + len(patch)] = patch
+    return bytes(result)
+
+
+fuzz = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@fuzz
+@given(damage=damages())
+def test_damaged_videos_and_sounds(originals, sandbox, tmp_path, name, damage):
+    path = tmp_path / name
+    path.write_bytes(damaged(originals[name], damage))
+    try:
+        info = sandbox.call(probe, str(path))
+        assert 0 <= info.duration_s <= 30 * 24 * 3600
+    except MediaError:
+        pass
+    try:
+        wave = sandbox.call(read_sound, str(path), 0.5, 1.0)
+        assert wave.dtype == np.float32
+        assert 0 < len(wave) <= 22050
+        assert np.isfinite(wave).all()
+    except MediaError:
+        pass
+    try:
+        clip = sandbox.call(decode_clip, str(path), 0.0, 2.0, 2, 32)
+        assert clip.frames.shape == (2, 32, 32, 3)
+        assert np.isfinite(clip.frame_times).all()
+    except MediaError:
+        pass
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+@fuzz
+@given(damage=damages())
+def test_damaged_pictures(originals, name, damage):
+    try:
+        picture = decode_image(damaged(originals[name], damage))
+        assert picture.dtype == np.uint8
+        assert picture.shape[2] == 3
+    except MediaError as e:
+        assert e.stage == "image"
+
+
+@fuzz
+@given(damage=damages())
+def test_damaged_flac(damage):
+    data = to_flac(np.sin(np.arange(5000) / 10), 22050)
+    try:
+        assert from_flac(damaged(data, damage)).dtype == np.float32
+    except MediaError as e:
+        assert e.stage == "sound"
