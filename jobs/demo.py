@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from rich.table import Table
@@ -44,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for what, folder in teachers.items():
         steps.run(
             f"a vision net learns {what} from labelled pictures",
-            lambda what=what, folder=folder: train_teacher.main(
-                ["--what", what, "--out", folder, *common]
-            ),
+            partial(train_teacher.main, ["--what", what, "--out", folder, *common]),
         )
     clips, student = f"{out}/prepare_videos", f"{out}/distill_soundnet"
     nets = [f"--{what}=mmray:{folder}" for what, folder in teachers.items()]

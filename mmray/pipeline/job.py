@@ -25,7 +25,6 @@ from mmray.pipeline.progress import ProgressLine
 from mmray.pipeline.stages import Pool, Stage
 
 LISTING_SHARD = 64
-MAX_SHARD = 64
 
 
 @dataclass(frozen=True)
@@ -56,6 +55,7 @@ class DatasetJob:
         parts: what its parts are called, for example `clips`.
         max_error_ratio: largest share of bad items and parts.
         net_key: name of `nets` in the manifest.
+        max_shard: most parts in a shard, which is in memory as a whole.
     """
 
     out: str
@@ -66,6 +66,7 @@ class DatasetJob:
     parts: str
     max_error_ratio: float = 0.2
     net_key: str = "teachers"
+    max_shard: int = 64
     errors: str = field(init=False)
     item_list: str = field(init=False)
     part_list: str = field(init=False)
@@ -141,7 +142,7 @@ class DatasetJob:
         paths = [storage.join(self._split_out, p) for p in dataset.part_names(self._split_out)]
         total = sum(dataset.num_rows(path) for path in paths)
         # Small enough that all workers have work to the end, large enough to batch the nets.
-        size = max(4, min(MAX_SHARD, total // (8 * cpus)))
+        size = max(4, min(self.max_shard, total // (8 * cpus)))
         shards.write_list(self.part_list, map(dataset.read_table, paths), schema, size)
 
     def main(self, pools: Sequence[Pool]) -> None:
@@ -186,6 +187,8 @@ class DatasetJob:
             self.net_key: self.nets,
             "counts": counts,
         }
+        for folder in (self.out, self.errors):
+            storage.remove_temporaries(folder)
         storage.write_json(storage.join(self.out, "manifest.json"), manifest)
         storage.remove(storage.join(self.out, ".work"))
         self._print_summary(counts)

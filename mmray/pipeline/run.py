@@ -8,6 +8,7 @@ yields exactly the rows of an undisturbed run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,8 @@ def _run_on_ray(shards: Sequence[int], pools: Sequence[Pool]) -> Iterator[dict[s
     import ray
     from ray.data.context import DataContext
 
+    # Its lines are about blocks and operators; what the user wants to know the caller says.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the caller shows progress in clips, not in blocks
     context.print_on_execution_start = False

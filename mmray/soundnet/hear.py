@@ -19,6 +19,8 @@ from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
 if TYPE_CHECKING:
     from mmray.soundnet.predict import SoundNet
 
+MAX_SHARD = 16  # times 2 minutes of sound: 170 MB
+
 
 @dataclass(frozen=True, kw_only=True)
 class HearOptions:
@@ -37,7 +39,7 @@ class HearOptions:
     input: str
     layer: str | None = None
     top: int = 5
-    part_s: float = 600.0
+    part_s: float = 120.0
     limit: int | None = None
 
     def check(self) -> None:
@@ -78,7 +80,15 @@ def hear_files(
         raise UserError(f"--layer {options.layer}: the model has {', '.join(net.layers)}")
     described = {"sounds": {"weights_sha256": _fingerprint(net), "classes": net.classes}}
     job = DatasetJob(
-        out, "sounds", asdict(options), described, "files", "parts", max_error_ratio, "models"
+        out,
+        kind="sounds",
+        options=asdict(options),
+        nets=described,
+        items="files",
+        parts="parts",
+        max_error_ratio=max_error_ratio,
+        net_key="models",
+        max_shard=MAX_SHARD,
     )
     if finished := job.claim(overwrite):
         return finished

@@ -11,6 +11,7 @@ arrays, and is kept as safetensors in the cache, under the SHA-256 of the file.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import os
 import pickle
@@ -141,8 +142,10 @@ def imagenet_names() -> list[str]:
 def scene_names(path: Path) -> list[str]:
     """The 401 Places2 classes: `categories_places` of the package around `sound8.npy`."""
     source = path.resolve().parent.parent / "__init__.py"
-    if source.is_file():
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8", errors="replace"))):
+    # Read as text and never imported; some other package's file has no such list, or no syntax
+    # of this Python.
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             targets = [t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)]
             if isinstance(node, ast.Assign) and targets == ["categories_places"]:
                 names = ast.literal_eval(node.value)

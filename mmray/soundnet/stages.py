@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmray import storage
-from mmray.errors import MediaError, UserError
+from mmray.errors import MediaError
+from mmray.pipeline.clips import local_file
 from mmray.pipeline.stages import Errors, failed
 
 SOUND_SCHEMA = pa.schema(
@@ -36,7 +34,7 @@ class SplitSounds:
         timeout_s: time limit for looking into one file.
     """
 
-    part_s: float = 600.0
+    part_s: float = 120.0
     timeout_s: float = 60.0
 
     def setup(self) -> None:
@@ -63,7 +61,7 @@ class SplitSounds:
 
         start, duration = row["start_s"] or 0.0, row["duration_s"]
         if duration is None:
-            with _local(row["uri"]) as path:
+            with local_file(row["uri"]) as path:
                 info = self._sandbox.call(probe, path)
             if not info.has_sound:
                 raise MediaError("probe", "has no sound")
@@ -109,7 +107,7 @@ class ReadSounds:
             wave = None
             if not skip[i]:
                 try:
-                    with _local(row["uri"]) as path:
+                    with local_file(row["uri"]) as path:
                         wave = self._sandbox.call(
                             read_sound, path, row["start_s"], row["duration_s"], self.sample_rate
                         )
@@ -223,15 +221,3 @@ def _with_columns(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
         else:
             table = table.append_column(name, column)
     return table
-
-
-@contextlib.contextmanager
-def _local(uri: str) -> Iterator[str]:
-    """`storage.localized`, whose errors are about one file rather than about the job."""
-    try:
-        with storage.localized(uri) as path:
-            yield str(path)
-    except MediaError:
-        raise
-    except UserError as e:
-        raise MediaError("open", str(e)) from e

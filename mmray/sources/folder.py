@@ -74,10 +74,12 @@ def _remote_files(where: str) -> Iterator[tuple[str, str]]:
     fs, root = storage.filesystem(where)
     if not fs.isdir(root):
         raise UserError(f"{where}: there is no such folder; expected a folder with media files")
-    for path in sorted(fs.find(root)):
-        key = path.removeprefix(root).lstrip("/")
-        if not any(part.startswith(".") for part in key.split("/")):
-            yield storage.join(where, key), key
+    keys = (path.removeprefix(root).lstrip("/") for path in sorted(fs.find(root)))
+    return (
+        (storage.join(where, key), key)
+        for key in keys
+        if not any(part.startswith(".") for part in key.split("/"))
+    )
 
 
 def _local_files(root: Path) -> Iterator[tuple[str, str]]:

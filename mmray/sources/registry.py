@@ -85,7 +85,7 @@ def _parse(source: str, known: dict[str, str]) -> tuple[str, str]:
     if kind in known:
         return kind, where
     path = Path(source).expanduser()
-    if path.exists():
+    if source and path.exists():
         return "manifest" if path.suffix.lower() in manifest.SUFFIXES else "folder", source
     raise UserError(
         f"{source!r}: is no source and no folder; expected one of: " + "; ".join(known.values())

@@ -25,9 +25,7 @@ def draw_number(number: int, width: int, height: int) -> np.ndarray:
 def read_number(frame: np.ndarray) -> int:
     height, width = frame.shape[:2]
     columns = [(2 * bit + 1) * width // (2 * BITS) for bit in range(BITS)]
-    return sum(
-        1 << bit for bit, x in enumerate(columns) if frame[height // 2, x].mean() > 128
-    )
+    return sum(1 << bit for bit, x in enumerate(columns) if frame[height // 2, x].mean() > 128)
 
 
 def write_sound(output, wave: np.ndarray, codec: str, rate: int, **options) -> None:

@@ -78,7 +78,9 @@ def test_files_that_name_other_files_are_refused(tmp_path, make, name, content):
     assert "is not a video or sound that can be read" in reason(path)
 
 
-@pytest.mark.parametrize("name", ["pipe:0", "a:b.wav", "-i.wav", "concat:a|b", "ü ' \".wav", "%d.wav"])
+@pytest.mark.parametrize(
+    "name", ["pipe:0", "a:b.wav", "-i.wav", "concat:a|b", "ü ' \".wav", "%d.wav"]
+)
 def test_names_are_never_taken_for_addresses(tmp_path, make, monkeypatch, name):
     make.sound(tmp_path / "a.wav", np.full(44100, 0.25)).rename(tmp_path / name)
     assert np.median(read_sound(tmp_path / name)) == pytest.approx(0.25, abs=1e-3)

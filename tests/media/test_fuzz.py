@@ -69,49 +69,48 @@ fuzz = settings(
 )
 
 
+def outcome(function, *args):
+    """What a call gives, a `MediaError` included; anything else is raised."""
+    try:
+        return function(*args)
+    except MediaError as e:
+        return e
+
+
 @pytest.mark.parametrize("name", NAMES)
 @fuzz
 @given(damage=damages())
 def test_damaged_videos_and_sounds(originals, sandbox, tmp_path, name, damage):
     path = tmp_path / name
     path.write_bytes(damaged(originals[name], damage))
-    try:
-        info = sandbox.call(probe, str(path))
-        assert 0 <= info.duration_s <= 30 * 24 * 3600
-    except MediaError:
-        pass
-    try:
-        wave = sandbox.call(read_sound, str(path), 0.5, 1.0)
+    info = outcome(sandbox.call, probe, str(path))
+    assert isinstance(info, MediaError) or 0 <= info.duration_s <= 30 * 24 * 3600
+    wave = outcome(sandbox.call, read_sound, str(path), 0.5, 1.0)
+    if not isinstance(wave, MediaError):
         assert wave.dtype == np.float32
         assert 0 < len(wave) <= 22050
         assert np.isfinite(wave).all()
-    except MediaError:
-        pass
-    try:
-        clip = sandbox.call(decode_clip, str(path), 0.0, 2.0, 2, 32)
+    clip = outcome(sandbox.call, decode_clip, str(path), 0.0, 2.0, 2, 32)
+    if not isinstance(clip, MediaError):
         assert clip.frames.shape == (2, 32, 32, 3)
         assert np.isfinite(clip.frame_times).all()
-    except MediaError:
-        pass
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 @fuzz
 @given(damage=damages())
 def test_damaged_pictures(originals, name, damage):
-    try:
-        picture = decode_image(damaged(originals[name], damage))
+    picture = outcome(decode_image, damaged(originals[name], damage))
+    if isinstance(picture, MediaError):
+        assert picture.stage == "image"
+    else:
         assert picture.dtype == np.uint8
         assert picture.shape[2] == 3
-    except MediaError as e:
-        assert e.stage == "image"
 
 
 @fuzz
 @given(damage=damages())
 def test_damaged_flac(damage):
     data = to_flac(np.sin(np.arange(5000) / 10), 22050)
-    try:
-        assert from_flac(damaged(data, damage)).dtype == np.float32
-    except MediaError as e:
-        assert e.stage == "sound"
+    wave = outcome(from_flac, damaged(data, damage))
+    assert wave.stage == "sound" if isinstance(wave, MediaError) else wave.dtype == np.float32

@@ -9,10 +9,14 @@ from PIL import Image
 from mmray.errors import MediaError
 from mmray.media.image import decode_image, square, thumbnail
 
-QUARTERS = np.array(
-    [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 255], [0, 0, 0], [128, 128, 128]]],
-    np.uint8,
-).repeat(16, 0).repeat(16, 1)  # 32 high, 48 wide
+QUARTERS = (
+    np.array(
+        [[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255, 255, 255], [0, 0, 0], [128, 128, 128]]],
+        np.uint8,
+    )
+    .repeat(16, 0)
+    .repeat(16, 1)
+)  # 32 high, 48 wide
 
 
 def encode(image, format: str = "PNG", **options) -> bytes:
@@ -63,7 +67,9 @@ def test_exif_turns_the_picture_upright(format, orientation, stored):
     assert np.abs(got - QUARTERS).mean() < 15
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0garbage"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0garbage"]
+)
 def test_broken_exif_spoils_no_pixel(exif):
     data = encode(QUARTERS, "JPEG", quality=95, exif=exif)
     assert decode_image(data).shape == QUARTERS.shape

