@@ -38,16 +38,22 @@ _FRAME_RATE = Fraction(25)
 
 @dataclass(frozen=True)
 class CodedFrame:
-    """A coded frame, presented at `time` for `duration` seconds."""
+    """A coded frame, presented at `time` for `duration` seconds.
+
+    `stream` and `is_key` are what the packet said when it was read: packets are changed when they
+    are written to a cut, and two cuts may share one.
+    """
 
     time: float
     duration: float
     packet: Packet
+    stream: Stream
+    is_key: bool
 
     @property
     def is_hidden(self) -> bool:
         """Whether it is decoded but never shown, as the alternate reference frames of VP8 are."""
-        is_vp8 = self.packet.stream.codec_context.name == "vp8"
+        is_vp8 = self.stream.codec_context.name == "vp8"
         return is_vp8 and not memoryview(self.packet)[0] & 0x10
 
 
@@ -63,13 +69,10 @@ class Cut:
     coded: list[CodedFrame]
     times: list[float] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._stream = self.coded[0].packet.stream
-
     @property
     def codec(self) -> str:
         """Name of the codec."""
-        return self._stream.codec_context.name
+        return self.coded[0].stream.codec_context.name
 
     def places(self) -> list[int]:
         """Positions of the wanted frames among those that a decoder puts out, ascending."""
@@ -80,12 +83,12 @@ class Cut:
         """A video file of these frames, in the first format that takes the codec."""
         for name in _CONTAINERS:
             try:
-                return self._file(self._stream, name)
+                return self._file(name)
             except (ValueError, av.FFmpegError):
                 continue
         raise MediaError("frames", f"frames coded as {self.codec} are not read")
 
-    def _file(self, template: Stream, format_name: str) -> bytes:
+    def _file(self, format_name: str) -> bytes:
         # Frames are found by their place, so time stamps have nothing to do but be valid: decoding
         # times count up, and no frame is presented before it is decoded.
         order = sorted(range(len(self.coded)), key=lambda i: self.coded[i].time)
@@ -94,7 +97,9 @@ class Cut:
         buffer = io.BytesIO()
         with av.open(buffer, "w", format=format_name) as output:
             # decord multiplies the rate with the duration to see that there are frames at all.
-            stream = output.add_stream_from_template(template, opaque=True, framerate=_FRAME_RATE)
+            stream = output.add_stream_from_template(
+                self.coded[0].stream, opaque=True, framerate=_FRAME_RATE
+            )
             for i, coded in enumerate(self.coded):
                 packet = coded.packet
                 packet.stream, packet.time_base = stream, 1 / _FRAME_RATE
@@ -143,7 +148,7 @@ def key_cuts(
     for _, frame in _frames_from(file, times_s[0]):
         if window_s and frame.time >= window_s[1]:
             break
-        if frame.packet.is_keyframe and (not window_s or frame.time >= window_s[0]):
+        if frame.is_key and (not window_s or frame.time >= window_s[0]):
             keys.append(frame)
             if frame.time >= times_s[-1]:
                 break
@@ -165,13 +170,13 @@ class _Cutter:
 
     def add(self, frame: CodedFrame, wanted: float) -> None:
         """Take the next frame in decoding order; `wanted` is the next time to be resolved."""
-        if frame.packet.is_keyframe and frame.time <= wanted:
+        if frame.is_key and frame.time <= wanted:
             self._coded = []
         self._coded.append(frame)
 
     def resolve(self, wanted: float) -> Iterator[Cut]:
         """Add the frame shown at `wanted`; gives the former cut when that one is complete."""
-        keys = [i for i, c in enumerate(self._coded) if c.packet.is_keyframe and c.time <= wanted]
+        keys = [i for i, c in enumerate(self._coded) if c.is_key and c.time <= wanted]
         coded = self._coded = self._coded[keys[-1] if keys else 0 :]
         shown = [i for i, c in enumerate(coded) if not c.is_hidden]
         before = [i for i in shown if coded[i].time <= wanted]
@@ -221,7 +226,7 @@ def _frames_from(file: MediaFile, time: float) -> Iterator[tuple[float, CodedFra
             break
         frames = _read_frames(file, time - back)
         try:
-            first = next((f for f in frames if f[1].packet.is_keyframe), None)
+            first = next((f for f in frames if f[1].is_key), None)
         except av.FFmpegError:  # no seeking in this file
             break
         if first is not None and first[1].time <= time:
@@ -242,7 +247,5 @@ def _read_frames(file: MediaFile, seek_s: float | None) -> Iterator[tuple[float,
         if time is None:
             raise MediaError("frames", "the frames have no time stamps")
         duration = file.seconds(packet.duration, stream)
-        yield (
-            time if decode_time is None else decode_time,
-            CodedFrame(time, duration, packet),
-        )
+        frame = CodedFrame(time, duration, packet, stream, packet.is_keyframe)
+        yield time if decode_time is None else decode_time, frame

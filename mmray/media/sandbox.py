@@ -84,6 +84,7 @@ class Sandbox:
     def _exchange(self, function: Callable[..., Any], args: Any, stage: str) -> tuple[int, Any]:
         request = pickle.dumps((function, args), pickle.HIGHEST_PROTOCOL)
         pipe = self._pipe or self._start()
+        has_begun = self._calls > 0
         try:
             pipe.send_bytes(request)
             if not pipe.poll(_START_S):
@@ -91,10 +92,16 @@ class Sandbox:
             kind, value = pickle.loads(pipe.recv_bytes())  # noqa: S301 (our own child)
             if kind != _READY:
                 return kind, value
+            has_begun = True
             if not pipe.poll(self.timeout_s):
                 raise MediaError(stage, f"decoder took longer than {self.timeout_s:g} s")
             return pickle.loads(pipe.recv_bytes())  # noqa: S301
         except (EOFError, OSError):
+            if not has_begun:  # no fault of the media
+                raise RuntimeError(
+                    f"the child process that decodes cannot start ({self._how_it_ended()}); its "
+                    "errors are above"
+                ) from None
             raise MediaError(stage, f"decoder crashed ({self._how_it_ended()})") from None
 
     def _start(self) -> Connection:

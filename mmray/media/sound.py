@@ -118,7 +118,8 @@ def _read(
         if window.is_complete:
             break
     else:
-        _check_end(file, window.end_s if window else 0.0)
+        if window is not None:
+            _check_end(file, window.end_s)
     if window is None:
         if seek:
             raise _SeekError
@@ -241,7 +242,7 @@ class _Window:
         index = self._expected or 0 if time is None else round(time * self.rate)
         tolerance = self.rate // 500  # time stamps of Matroska are rounded to 1 ms
         if self._expected is None:
-            if must_precede and index > self._origin + tolerance:
+            if must_precede and (time is None or index > self._origin + tolerance):
                 raise _SeekError
         elif abs(index - self._expected) <= tolerance:
             index = self._expected

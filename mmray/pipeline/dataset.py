@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray import storage
@@ -124,7 +125,7 @@ class Dataset:
             for batch in open_parquet(path).iter_batches(batch_size=batch_size, columns=wanted):
                 table = pa.Table.from_batches([batch])
                 if split:
-                    table = table.filter(pa.compute.equal(table["split"], split))
+                    table = table.filter(pc.equal(table["split"], split))
                 table = table.select(list(columns)).slice(0, left)
                 left -= table.num_rows
                 if table.num_rows:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmray import storage
@@ -94,7 +95,7 @@ class WriteShard:
             table = pa.table(values, schema=dataset.ERROR_SCHEMA)
             path = storage.join(self.errors, f"{self.name}-{shard:05d}.parquet")
             dataset.write_table(path, table)
-        good = rows.filter(pa.compute.invert(bad)).select(list(self.columns))
+        good = rows.filter(pc.invert(bad)).select(list(self.columns))
         path = storage.join(self.out, dataset.PART.format(shard))
         dataset.write_table(path, good, self.row_group_size)
         return pa.table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
@@ -73,16 +73,16 @@ def soundnet_job(
     task = SoundNetTask(
         model, augment, crop_s, student.init, student.objects_weight, student.scenes_weight
     )
-    examples = SoundExamples(
+    whole = SoundExamples(
         heads=heads,
-        crop_s=crop_s,
+        crop_s=max(crop_s, clip_s),
         sample_rate=model.sample_rate,
         encoding=options.get("audio", "pcm16"),
         aligned=student.aligned,
         frame_s=frame_s,
-        augment=augment,
     )
-    return Job(task, examples, data, "clips", out, config, limit)
+    crops = replace(whole, crop_s=crop_s, augment=augment)
+    return Job(task, crops, whole, data, "clips", out, config, limit)
 
 
 def _check(model: SoundNetConfig, heads: tuple[str, ...], crop_s: float) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmray.soundnet.augment import AugmentConfig
 from mmray.soundnet.config import SoundNetConfig
+from mmray.soundnet.folded import fold_trunk
 from mmray.soundnet.model import ConvBlock, SoundNetModel, save_model
 from mmray.soundnet.official import initial_model
 from mmray.training import exact
@@ -44,10 +45,13 @@ class TrainedSoundNet(SoundNetModel):
     def walk(
         self, wave: Tensor, last: str | None = None, trunk: nn.ModuleDict | None = None
     ) -> Iterator[tuple[str, Tensor]]:
-        """As of `SoundNetModel`; while it trains on a CPU, without the output of conv1."""
-        as_asked = not self.training or last is not None or trunk is not None
+        """As of `SoundNetModel`; on a CPU without the output of conv1."""
+        as_asked = last is not None or trunk is not None
         if as_asked or wave.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             yield from super().walk(wave, last, trunk)
+            return
+        if not self.training:
+            yield from super().walk(wave, trunk=fold_trunk(self))
             return
         x = wave.unsqueeze(1) * self.config.scale
         (_, conv1), (pool1_name, pool1), *rest = self.trunk.items()

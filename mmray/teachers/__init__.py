@@ -18,6 +18,7 @@ Files:
     train.py        training a small net of one's own
 """
 
+from mmray.teachers.recipes import absolute_spec
 from mmray.teachers.teacher import Teacher, describe_teacher, load_teacher
 
-__all__ = ["Teacher", "describe_teacher", "load_teacher"]
+__all__ = ["Teacher", "absolute_spec", "describe_teacher", "load_teacher"]

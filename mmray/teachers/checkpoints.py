@@ -94,6 +94,8 @@ def fill(net: nn.Module, state: dict[str, Tensor], uri: str, what: str) -> None:
                 f"{uri}: is not a checkpoint of {what}: {key} has the shape "
                 f"{list(value.shape)}, expected {list(wanted[key].shape)}"
             )
+        if not bool(torch.isfinite(value).all()):
+            raise UserError(f"{uri}: {key} holds NaN or infinity, so the net cannot be used")
     try:
         net.load_state_dict(state, strict=False)
     except (RuntimeError, ValueError) as e:

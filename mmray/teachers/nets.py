@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmray import storage
 from mmray.errors import UserError
+from mmray.models import read_config
 from mmray.teachers import checkpoints
 from mmray.teachers.recipes import PLACES365_NAMES, NetInfo, classes_file, read_text
 
@@ -76,12 +77,14 @@ class ConvNet(nn.Module):
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
+        self.channels = list(channels)
         layers: list[nn.Module] = []
-        for before, after in zip([3, *channels[:-1]], channels, strict=True):
-            # Pooled right after the convolution: the rest then works on a quarter of the cells.
-            pool = [nn.MaxPool2d(2)] if len(layers) < 4 * (len(channels) - 1) else []
-            conv = nn.Conv2d(before, after, 3, padding=1, bias=False)
-            layers += [conv, *pool, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        for i, (before, after) in enumerate(zip([3, *channels[:-1]], channels, strict=True)):
+            layers.append(nn.Conv2d(before, after, 3, padding=1, bias=False))
+            if i + 1 < len(channels):
+                # Right after the convolution: the rest then works on a quarter of the cells.
+                layers.append(nn.MaxPool2d(2))
+            layers += [nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -199,7 +202,7 @@ def own_net(folder: str) -> PictureNet:
         UserError: the folder is not such a model, or its files do not belong together.
     """
     path = storage.join(folder, "config.json")
-    config = storage.read_json(path)
+    config = read_config(folder)
     try:
         net = new_net(config["name"], config["classes"], config["size"], config["channels"])
     except (KeyError, TypeError, ValueError, RuntimeError) as e:

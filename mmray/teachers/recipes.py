@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from mmray import storage
 from mmray.errors import UserError
+from mmray.models import read_config
 
 if TYPE_CHECKING:
     from mmray.teachers.nets import PictureNet
@@ -89,6 +90,17 @@ def recipe_of(spec: str) -> Recipe:
     raise UserError(f"teacher {spec!r} has no known form; expected {FORMS}")
 
 
+def absolute_spec(spec: str) -> str:
+    """The same spec with absolute paths, for workers with other working directories."""
+    family, _, rest = spec.partition(":")
+    if family == "torchvision" and "=" in rest:
+        arch, _, weights = rest.partition("=")
+        return f"torchvision:{arch}={storage.absolute(weights)}"
+    if family in ("places365", "mmray") and rest:
+        return f"{family}:{storage.absolute(rest)}"
+    return spec
+
+
 def classes_file(weights: str) -> str:
     """Where the class names of a torchvision checkpoint are looked for."""
     return f"{weights}.classes.txt"
@@ -150,15 +162,8 @@ def _places365(spec: str, weights: str) -> Recipe:
 
 
 def _mmray(spec: str, folder: str) -> Recipe:
-    path = storage.join(folder, "config.json")
-    if not storage.exists(path):
-        raise UserError(
-            f"{folder}: is not a model folder (no config.json); expected one made by "
-            "jobs/train_teacher.py"
-        )
-    config = storage.read_json(path)
-    kind = config.get("kind") if isinstance(config, dict) else None
-    if kind != TEACHER_KIND:
+    config = read_config(folder)
+    if (kind := config.get("kind")) != TEACHER_KIND:
         raise UserError(
             f"{folder}: holds a model of kind {kind!r}; expected a teacher made by "
             "jobs/train_teacher.py"

@@ -304,7 +304,7 @@ def save(net: PictureNet, out: str, training: dict[str, Any]) -> None:
         "format_version": FORMAT_VERSION,
         "name": net.info.name,
         "arch": "convnet",
-        "channels": _CHANNELS,
+        "channels": net.body.channels,
         "size": net.info.size,
         "classes": net.info.classes,
         "training": training,

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.training.sync_norm import all_reduce, num_workers
+from mmray.training.sync_norm import all_mean
 
 FEW_CELLS = 32
 
@@ -75,20 +75,15 @@ class _Conv(torch.autograd.Function):
             grad_x = grad_x.squeeze(2).float()
         if needs_weight:
             total = _weight_gradient(x.squeeze(2), grads[0], weight.shape, stride[1], padding[1])
-            grad_weight = _mean(total).view_as(weight)
+            grad_weight = all_mean(total).view_as(weight)
         if needs_bias:
-            grad_bias = _mean(grads[0].sum(2).double().sum(0))
+            grad_bias = all_mean(grads[0].sum(2).double().sum(0))
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 def _wide(x: Tensor, layout: torch.memory_format, double: bool) -> Tensor:
     """[B, C, L] -> [B, C, 1, L]."""
     return (x.double() if double else x).unsqueeze(2).contiguous(memory_format=layout)
-
-
-def _mean(total: Tensor) -> Tensor:
-    """A gradient over this worker's examples in double precision -> mean over the workers."""
-    return (all_reduce(total) / num_workers()).float()
 
 
 def _weight_gradient(

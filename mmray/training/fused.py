@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.training.sync_norm import all_reduce, num_workers, update_running
+from mmray.training.sync_norm import all_mean, all_reduce, num_workers, update_running
 
 
 def conv_norm_relu_pool(x: Tensor, conv: nn.Conv1d, norm: nn.BatchNorm1d, pool: int) -> Tensor:
@@ -192,7 +192,7 @@ class _Fused(torch.autograd.Function):
             reach.add_(offset).addcmul_(values, slope)
             reach[shape.last :, :, -1] = 0
             total += reach.view(-1, shape.rows) @ cells.windows.t()
-        grad_weight = (all_reduce(shape.uncopied(total)) / num_workers()).float()
+        grad_weight = all_mean(shape.uncopied(total))
         grad_weight *= (gain.abs() * rstd * sign)[:, None]
         grad_shift, grad_size = (sums / num_workers()).float()
         # BatchNorm takes the bias off again, so its gradient is 0.

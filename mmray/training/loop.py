@@ -169,6 +169,7 @@ class _Run:
     def setup(self, settings: dict[str, Any]) -> None:
         """Build the model and its optimizer, and fill both from the newest checkpoint."""
         self.total = total_steps(self.config, self.data.steps_per_epoch)
+        torch.backends.cudnn.benchmark = True  # batches have one shape
         torch.manual_seed(self.config.seed)
         self.model = sync_norm.convert(self.task.build(), self.device).to(self.device).train()
         self.optimizer = _optimizer(self.model, self.config)
@@ -196,7 +197,7 @@ class _Run:
                 f"{self.checkpoints.path(step)}: is not seen by worker {self.rank}; "
                 "--out must be a folder that all nodes share, or a URI"
             )
-        _check_settings(state.settings, settings, self.checkpoints.folder)
+        check_settings(state.settings, settings, self.checkpoints.folder)
         self.checkpoints.load_model(step, self.model)
         self.checkpoints.load_optimizer(step, self.model, self.optimizer)
         return state
@@ -362,8 +363,17 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     )
 
 
-def _check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: str) -> None:
-    """Going on under other settings would make a model that no command describes."""
+def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: str) -> None:
+    """Refuse to go on under other settings: no command would describe the model.
+
+    Args:
+        found: settings that the checkpoints in `folder` were made with.
+        wanted: settings of the run that is to go on from them.
+        folder: of the checkpoints.
+
+    Raises:
+        UserError: names the first setting that differs.
+    """
     for name in sorted({*found, *wanted}):
         if found.get(name) != wanted.get(name):
             raise UserError(

@@ -44,7 +44,7 @@ class TrainingProgress:
         quiet = self._bar is not None or now - self._said < LINE_EVERY_S
         if progress.evaluation or last or not quiet:
             self._said = now
-            self._console.print(line(progress))
+            self._console.print(line(progress), highlight=False, markup=False)
 
     def _update(self, progress: Progress) -> None:
         if self._bar is None:

@@ -28,6 +28,12 @@ def all_reduce(values: Tensor) -> Tensor:
     return values
 
 
+def all_mean(total: Tensor) -> Tensor:
+    """The mean over workers of a float64 gradient, rounded to float32; overwrites `total`."""
+    workers = num_workers()
+    return (all_reduce(total) / workers if workers > 1 else total).float()
+
+
 def update_running(norm: _BatchNorm, mean: Tensor, var: Tensor, count: float) -> None:
     """Move a BatchNorm's running statistics towards those of a batch of `count` values.
 

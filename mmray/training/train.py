@@ -15,9 +15,9 @@ from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.training import ray_train, tracking
 from mmray.training.checkpoint import Checkpoints, State
-from mmray.training.config import TrainConfig
+from mmray.training.config import TrainConfig, total_steps
 from mmray.training.loader import Examples, Loader, Share, rows_of
-from mmray.training.loop import Task, fit
+from mmray.training.loop import Task, check_settings, fit
 from mmray.training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,8 @@ class Job:
 
     Args:
         task: what is learned.
-        examples: makes batches of the dataset's rows.
+        examples: makes batches to train on of the dataset's rows.
+        val_examples: makes batches to evaluate on.
         data: folder (path or URI) of the prepared dataset.
         kind: of the dataset: `clips` or `images`.
         out: folder (path or URI) that the job writes, shared by all nodes.
@@ -59,6 +60,7 @@ class Job:
 
     task: Task[Any]
     examples: Examples
+    val_examples: Examples
     data: str
     kind: str
     out: str
@@ -88,28 +90,37 @@ def train(job: Job, *, overwrite: bool = False) -> Trained:
     job = dataclasses.replace(job, data=storage.absolute(job.data), out=storage.absolute(job.out))
     job.config.check()
     dataset = Dataset(job.data, job.kind)
-    if overwrite:
-        for name in (Checkpoints(job.out).folder, model_folder(job.out), tracking.note(job.out)):
-            storage.remove(name)
     workers = ray_train.num_workers(job.config.num_workers)
-    _loaders(job, dataset, Share(0, workers))  # so that users' errors come early
-    settings = {**dataclasses.asdict(job.config), **job.settings(dataset)}
+    rows, _ = _loaders(job, dataset, Share(0, workers))  # so that users' errors come early
+    checkpoints, settings = Checkpoints(job.out), job.settings(dataset)
+    if overwrite:
+        for name in (checkpoints.folder, model_folder(job.out), tracking.note(job.out)):
+            storage.remove(name)
+    state = checkpoints.newest() or State()
+    if state.step:
+        check_settings(state.settings, settings, checkpoints.folder)
+    params = {**dataclasses.asdict(job.config), **settings}
     tags = {"mmray.dataset": job.data, "mmray.dataset_sha256": dataset.sha256}
-    run = tracking.start(job.out, job.task.name, settings, tags)
+    run = tracking.start(job.out, job.task.name, params, tags)
     job = dataclasses.replace(job, run=run)
     try:
-        with TrainingProgress(console) as report:
-            ray_train.launch(
-                partial(work, job),
-                report,
-                out=job.out,
-                workers=workers,
-                max_failures=job.config.max_failures,
-            )
-        return _finish(job, run, job.settings(dataset))
+        if state.step < total_steps(job.config, rows.steps_per_epoch):
+            _launch(job, workers)
+        return _finish(job, run, settings)
     except BaseException as e:
         tracking.stop(run, e)
         raise
+
+
+def _launch(job: Job, workers: int) -> None:
+    with TrainingProgress(console) as report:
+        ray_train.launch(
+            partial(work, job),
+            report,
+            out=job.out,
+            workers=workers,
+            max_failures=job.config.max_failures,
+        )
 
 
 def model_folder(out: str) -> str:
@@ -150,19 +161,18 @@ def _loaders(
     load = partial(
         Loader,
         dataset,
-        job.examples,
         batch_size=job.config.batch_size,
         seed=job.config.seed,
         share=share,
         threads=job.config.loader_threads or (4 if gpu else 1),
         pin=gpu,
     )
-    train_rows = load(split="train", limit=job.limit)
+    train_rows = load(examples=job.examples, split="train", limit=job.limit)
     if not len(rows_of(dataset, "val")):
         logger.warning("%s: has no rows of the split 'val'; nothing is evaluated", dataset.uri)
         return train_rows, None
     limits = [n for n in (job.limit, job.config.eval_limit) if n is not None]
-    return train_rows, load(split="val", limit=min(limits))
+    return train_rows, load(examples=job.val_examples, split="val", limit=min(limits))
 
 
 def _finish(job: Job, run: tracking.TrackedRun, settings: dict[str, Any]) -> Trained:

@@ -19,7 +19,7 @@ def test_frames_that_need_the_group_before_are_left_out(tmp_path, make):
     path = make.video(tmp_path / "a.mp4", 200, options=options)
     with MediaFile(path) as file:
         (cut,) = exact_cuts(file, [3.3])
-    assert cut.coded[0].packet.is_keyframe
+    assert cut.coded[0].is_key
     assert min(coded.time for coded in cut.coded) == cut.coded[0].time
 
 
@@ -31,14 +31,9 @@ def test_a_key_frame_needs_one_packet(tmp_path, make):
     assert [[round(t * 25) for t in cut.times] for cut in cuts] == [[0], [50, 50], [150]]
 
 
-class FakePacket(bytes):
-    """The bytes of a packet of VP8."""
-
-    stream = SimpleNamespace(codec_context=SimpleNamespace(name="vp8"))
-
-
 def test_hidden_frames_of_vp8_are_not_counted():
     # The fifth bit of a VP8 frame says whether it is shown (RFC 6386, 9.1).
-    shown, hidden = FakePacket(b"\x10rest"), FakePacket(b"\x00rest")
-    coded = [CodedFrame(i / 25, 0.04, hidden if i == 2 else shown) for i in range(6)]
+    stream = SimpleNamespace(codec_context=SimpleNamespace(name="vp8"))
+    packets = [b"\x00hidden" if i == 2 else b"\x10shown" for i in range(6)]
+    coded = [CodedFrame(i / 25, 0.04, p, stream, i == 0) for i, p in enumerate(packets)]
     assert Cut(coded, [0.04, 0.2]).places() == [1, 4]

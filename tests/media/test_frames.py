@@ -96,6 +96,14 @@ def test_key_frames_outside_the_window_are_not_taken(files):
     np.testing.assert_allclose(times, [4.48], atol=1e-3)  # none inside, so exact
 
 
+@pytest.mark.parametrize("name", ["open_groups.mp4", "open_groups.mkv", "hevc.mp4", "b_frames.avi"])
+def test_all_frames_around_the_keys_of_open_groups(files, name, make):
+    all_frames = presented(files / name, make)[15:60]
+    pictures, times = read_frames(files / name, [time + 0.001 for time, _ in all_frames], 60)
+    assert [make.read_number(p) for p in pictures] == [number for _, number in all_frames]
+    np.testing.assert_allclose(times, [time for time, _ in all_frames], atol=1e-3)
+
+
 def test_order_and_repetition_of_the_times_are_kept(files, make):
     wanted = [7.0, 0.5, 7.0, 3.0]
     pictures, times = read_frames(files / "plain.mp4", wanted, 60)

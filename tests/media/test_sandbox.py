@@ -89,6 +89,12 @@ def test_a_child_that_died_between_calls_is_one_error_only(sandbox):
     assert sandbox.call(divmod, 7, 2) == (3, 1)
 
 
+def test_a_child_that_cannot_start_is_no_fault_of_the_media(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with Sandbox() as sandbox, pytest.raises(RuntimeError, match=r"cannot start \(exit code 1\)"):
+        sandbox.call(os.getpid)
+
+
 def test_a_fresh_child_takes_over_after_max_calls():
     with Sandbox(max_calls=2) as sandbox:
         pids = [sandbox.call(os.getpid) for _ in range(6)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from mmray.errors import MediaError
@@ -44,7 +45,7 @@ class AddOne:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         assert [v % 7 == 0 for v in rows["value"].to_pylist()] == failed(rows)
-        values = pa.compute.add(rows["square"], 1)
+        values = pc.add(rows["square"], 1)
         return rows.append_column("result", values)
 
 

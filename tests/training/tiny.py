@@ -137,4 +137,7 @@ def job(data: str, out: Path | str, task: TinyTask | None = None, **config: Any)
         "checkpoint_every": 5,
         **config,
     }
-    return Job(task or TinyTask(), TinyExamples(), data, "clips", str(out), TrainConfig(**settings))
+    examples = TinyExamples()
+    return Job(
+        task or TinyTask(), examples, examples, data, "clips", str(out), TrainConfig(**settings)
+    )
