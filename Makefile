@@ -30,10 +30,10 @@ types: install
 	.venv/bin/mypy
 
 test: lint types
-	$(PY) -m pytest -m "not slow and not real"
+	$(PY) -m pytest -m "not slow and not real and not local_mode"
 
 test-slow: install
-	$(PY) -m pytest -m "slow and not real" --timeout 1800
+	$(PY) -m pytest -m "slow and not real and not local_mode" --timeout 1800
 
 test-real: install
 	$(PY) -m pytest -m real --timeout 1800
@@ -50,7 +50,7 @@ test-real: install
 	touch $@
 
 test-local-mode: .venv-local-mode/.installed
-	.venv-local-mode/bin/python -m pytest -m "local_mode and not real"
+	.venv-local-mode/bin/python -m pytest -m local_mode tests/local_mode
 
 bench: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done

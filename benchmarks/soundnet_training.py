@@ -21,6 +21,7 @@ from mmray.soundnet.config import SoundNetConfig
 from mmray.soundnet.model import SoundNetModel
 from mmray.soundnet.task import SoundNetTask
 from mmray.training.loader import Batch
+from mmray.training.sync_norm import convert
 
 
 def batch_of(batch_size: int, seconds: float, classes: dict[str, list[str]]) -> Batch:
@@ -37,7 +38,7 @@ def batch_of(batch_size: int, seconds: float, classes: dict[str, list[str]]) -> 
     }
 
 
-def step_of(task: SoundNetTask, model: SoundNetModel, batch: Batch) -> Callable[[], None]:
+def step_of(task: SoundNetTask, model: torch.nn.Module, batch: Batch) -> Callable[[], None]:
     """One optimizer step."""
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 
@@ -80,7 +81,8 @@ def main() -> None:
     for threads in args.threads:
         torch.set_num_threads(threads)
         plain = best_ms(step_of(task, SoundNetModel(config), batch), args.repeats)
-        ours = best_ms(step_of(task, task.build(), batch), args.repeats)
+        trained = convert(task.build(), torch.device("cpu")).train()
+        ours = best_ms(step_of(task, trained, batch), args.repeats)
         table.add_row(str(threads), f"{plain:.0f}", f"{ours:.0f}", f"{plain / ours:.2f}")
     Console().print(table)
 

@@ -14,6 +14,10 @@ On a cluster with 8 GPUs, bf16, clips and results in a bucket:
     ray job submit --working-dir . -- python jobs/distill_soundnet.py --data s3://bucket/clips \
         --num-workers 8 --batch-size 512 --crop-s 20 --steps 100000 --out s3://bucket/soundnet
 
+The defaults are for small datasets. The published recipe, for millions of clips, is
+`--crop-s 20 --batch-size 64 --lr 1e-3 --warmup 0 --schedule constant --steps 100000`. On CPUs one
+worker uses all cores of its machine and is the fastest; more workers are for more machines.
+
 The same command again goes on from the last checkpoint, with any number of workers. The model is
 written to OUT/model; MLflow has the curves, and registers it as mmray-soundnet.
 """
@@ -58,7 +62,9 @@ class Args(cli.JobArgs):
     scenes_weight: float = 1.0
     """Weight of the scene head's (the published code gives scenes 2.49 by accident)."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
-        default_factory=lambda: TrainConfig(batch_size=16)
+        default_factory=lambda: TrainConfig(
+            batch_size=16, epochs=40, lr=3e-4, warmup=50, schedule="cosine"
+        )
     )
     augment: Annotated[AugmentConfig, tyro.conf.arg(name="")] = field(default_factory=AugmentConfig)
 
@@ -70,7 +76,6 @@ def main(argv: Sequence[str] | None = None) -> Trained:
     from mmray.soundnet.distill import Student, soundnet_job
     from mmray.training.train import train
 
-    mmray.init(local_mode=args.local, address=args.address)
     student = Student(
         arch=args.arch,
         init=args.init,
@@ -81,9 +86,11 @@ def main(argv: Sequence[str] | None = None) -> Trained:
         scenes_weight=args.scenes_weight,
     )
     config = dataclasses.replace(args.train, seed=args.seed)
+    config.check()
     job = soundnet_job(
         ensure_toy_clips(args), args.out, student, config, args.augment, limit=args.limit
     )
+    mmray.init(local_mode=args.local, address=args.address)  # the slowest, so after all checks
     trained = train(job, overwrite=args.overwrite)
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in trained.metrics.items())
     version = f", registered as models:/mmray-soundnet/{trained.version}"
@@ -95,8 +102,10 @@ def ensure_toy_clips(args: Args) -> str:
     """The dataset asked for; without one the toy world's, which is prepared when it is missing."""
     if args.data is not None:
         return args.data
+    import mmray
     from mmray.pipeline.videos import toy_videos
 
+    mmray.init(local_mode=args.local, address=args.address)
     return toy_videos(seed=args.seed)
 
 

@@ -39,8 +39,9 @@ def local_mode() -> Iterator[None]:
 def _local_mode_ends_with_the_test() -> Iterator[None]:
     from mmray import runtime
 
+    before = runtime._local_mode
     yield
-    runtime.set_local_mode(False)
+    runtime.set_local_mode(before)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -53,6 +53,20 @@ def test_the_cards_line_in_pytest(tmp_path: Path) -> None:
     assert done.stdout.count("has no local mode") == 1
 
 
+@pytest.mark.cluster
+def test_the_whole_way_in_local_mode() -> None:
+    # In a process of its own, since its ray.shutdown() would end this session's cluster.
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/local_mode", "-p", "no:cacheprovider"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+
+
 def test_import_is_light() -> None:
     code = "import sys, mmray; assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
