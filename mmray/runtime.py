@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Any
 
 _local_mode = False
@@ -21,8 +22,10 @@ def init(local_mode: bool = False, address: str | None = None, **options: Any) -
     set_local_mode(local_mode)
     if local_mode:
         return
-    # Without a token, anybody who reaches the ports of a Ray may run code in it.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Without a token, anybody who reaches the ports of a Ray may run code in it. Ray reads this
+    # when it is imported: set later, its servers would ask for a token that its client lacks.
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Of Ray's own chatter on the driver's terminal only what stops the job; files have the rest.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
@@ -50,8 +53,6 @@ def is_local() -> bool:
     """
     if _local_mode:
         return True
-    import sys
-
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return False
