@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
 from mmray import cli
 
 if TYPE_CHECKING:
@@ -47,12 +45,7 @@ class SoundnetArgs(cli.JobArgs):
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Parse flags, measure, return the metrics."""
-    args = tyro.extras.subcommand_cli_from_dict(
-        {"soundnet": SoundnetArgs},
-        args=None if argv is None else list(argv),
-        description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    args = cli.parse_subcommand({"soundnet": SoundnetArgs}, argv, __doc__)
     return evaluate_soundnet(args)
 
 

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import tyro
-
 from mmray import cli
 
 if TYPE_CHECKING:
@@ -53,12 +51,7 @@ class SoundsArgs(cli.JobArgs):
 
 def main(argv: Sequence[str] | None = None) -> Prepared:
     """Parse flags, ask, return the counts."""
-    args = tyro.extras.subcommand_cli_from_dict(
-        {"sounds": SoundsArgs},
-        args=None if argv is None else list(argv),
-        description=__doc__,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    args = cli.parse_subcommand({"sounds": SoundsArgs}, argv, __doc__)
     return predict_sounds(args)
 
 

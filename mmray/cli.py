@@ -54,6 +54,18 @@ def parse(args_type: type[Args], argv: Sequence[str] | None, doc: str | None) ->
     )
 
 
+def parse_subcommand(
+    subcommands: dict[str, type[Args]], argv: Sequence[str] | None, doc: str | None
+) -> Args:
+    """As `parse`, for jobs of several subcommands, each with flags of its own."""
+    return tyro.extras.subcommand_cli_from_dict(
+        subcommands,
+        args=None if argv is None else list(argv),
+        description=doc,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
 def run(main: Callable[[], Any]) -> None:
     """Run a job's `main` as a script and exit with the code of its outcome."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +20,7 @@ from mmray.media import sound
 from mmray.pipeline import dataset
 from mmray.soundnet.model import load_model
 
+ROOT = Path(__file__).parent.parent.parent
 RATE = sound.SAMPLE_RATE
 CLASSES = {"objects": ["low", "high"], "scenes": ["loud", "quiet", "other"]}
 FRAMES, CLIP_S = 2, 4.0
@@ -104,6 +110,37 @@ def test_one_and_two_workers_have_the_same_losses(data: str, tmp_path: Path) -> 
     ]
     assert len(losses[0]) == 20
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.parametrize("where", [["--num-workers", "2"], ["--local"]], ids=["ray", "local"])
+def test_a_killed_driver_goes_on_from_the_last_checkpoint(
+    data: str, tmp_path: Path, where: list[str]
+) -> None:
+    steps = ["--steps", "40", "--checkpoint-every", "5", *where]
+    out = tmp_path / "killed"
+    command = [sys.executable, "jobs/distill_soundnet.py", *flags(data, out, *steps)]
+    for after in (5, 10, 15, 20, 30):
+        job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        while job.poll() is None and newest_step(out) < after:
+            time.sleep(0.01)
+        os.kill(job.pid, signal.SIGKILL)
+        job.wait()
+        assert newest_step(out) >= after
+    subprocess.run(command, cwd=ROOT, check=True)
+    killed = storage.read_json(out / "model" / "config.json")["training"]["steps"]
+    assert killed == 40
+    undisturbed = distill_soundnet.main(flags(data, tmp_path / "whole", *steps[:4], "--local"))
+    finished = distill_soundnet.main(flags(data, out, *steps[:4], "--local"))
+    assert len(finished.losses) == 40
+    assert finished.losses == pytest.approx(undisturbed.losses, abs=1e-4)
+
+
+def newest_step(out: Path) -> int:
+    """The newest finished checkpoint's step; 0 without one."""
+    names = [p.parent.name for p in (out / "checkpoints").glob("step_*/state.json")]
+    return max((int(name.removeprefix("step_")) for name in names), default=0)
 
 
 @pytest.mark.parametrize(
