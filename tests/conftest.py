@@ -29,19 +29,19 @@ def local_mode() -> Iterator[None]:
     """Pipelines and trainers run in the test's process."""
     from mmray import runtime
 
-    before = runtime._local_mode
     runtime.set_local_mode(True)
     yield
-    runtime.set_local_mode(before)
+    runtime.set_local_mode(False)
 
 
 @pytest.fixture(autouse=True)
-def _local_mode_ends_with_the_test() -> Iterator[None]:
+def _local_mode_only_where_asked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test, or a fixture of a whole module, switched on ends before the next test."""
     from mmray import runtime
 
-    before = runtime._local_mode
+    if request.node.get_closest_marker("local_mode") is None:
+        runtime.set_local_mode(False)
     yield
-    runtime.set_local_mode(before)
 
 
 @pytest.fixture(scope="session", autouse=True)
