@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     )
     steps.run(
         "SoundNet hears the videos and learns to say the same",
-        lambda: distill_soundnet.main(["--data", clips, "--out", student, *common]),
+        lambda: distill_soundnet.main(
+            ["--data", clips, "--out", student, "--steps", "400", *common]
+        ),
     )
     report = f"{out}/evaluate/soundnet.json"
     metrics = steps.run(

@@ -28,6 +28,7 @@ from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from mmray import storage
+from mmray.cli import console
 from mmray.errors import UserError
 from mmray.toyworld.broken import BROKEN_KINDS, PLAYABLE, write_broken
 from mmray.toyworld.draw import draw
@@ -88,7 +89,7 @@ def broken_videos(arguments: Arguments) -> dict[int, str]:
 def make_world(
     out: str | Path,
     *,
-    num_videos: int = 240,
+    num_videos: int = 360,
     num_images: int = 2000,
     broken: float = 0.05,
     seed: int = 0,
@@ -135,11 +136,13 @@ def make_world(
     return root
 
 
-def default_world(num_videos: int = 240, num_images: int = 2000, seed: int = 0) -> Path:
+def default_world(num_videos: int = 360, num_images: int = 2000, seed: int = 0) -> Path:
     """The toy world of these arguments in the cache folder, made when it is not there yet."""
     broken = 0.05
     what = json.dumps([VERSION, asdict(Arguments(num_videos, num_images, broken, seed))])
     folder = storage.cache_dir() / "toyworld" / hashlib.sha256(what.encode()).hexdigest()[:16]
+    if not (folder / "world.json").exists():
+        console.print(f"making the toy world: {num_videos} videos, {num_images} pictures: {folder}")
     return make_world(
         folder, num_videos=num_videos, num_images=num_images, broken=broken, seed=seed
     )
