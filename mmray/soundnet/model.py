@@ -90,10 +90,20 @@ class SoundNetModel(nn.Module):
             yield name, x
             if name == last:
                 return
-        layer = self.config.head
-        x = F.pad(x, (layer.left, layer.right))
+        x = self.below_heads(x, wave.shape[-1])
         for name, head in self.heads.items():
             yield name, head(x)
+
+    def below_heads(self, x: Tensor, samples: int) -> Tensor:
+        """What the heads' convolutions go over: the last trunk layer [B, C, L], padded.
+
+        Aligned heads do not see the last cell (see `SoundNetConfig.inside`); the published ones
+        keep the published lengths, and outputs that see it are left out later.
+        """
+        layer = self.config.head
+        if self.config.aligned:
+            x = x[..., : self.config.inside(samples)]
+        return F.pad(x, (layer.left, layer.right))
 
     def layers(self, wave: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """All layers' outputs by name; arguments as of `walk`."""
@@ -113,7 +123,8 @@ class SoundNetModel(nn.Module):
             [t - window/2, t + window/2]; an unaligned head's cells are tied to the frames by
             their position, as in the published code.
         """
-        logits = {name: x for name, x in self.walk(wave) if name in self.heads}
+        steps = self.config.head_steps(wave.shape[-1])
+        logits = {name: x[..., :steps] for name, x in self.walk(wave) if name in self.heads}
         return {name: self.at_frames(x, frame_times, window_s) for name, x in logits.items()}
 
     def at_frames(self, logits: Tensor, frame_times: Tensor, window_s: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class SoundNet:
         if not window_s > 0:
             raise UserError(f"window_s is {window_s}; expected seconds above 0")
         waves = self._prepare(waveforms, sample_rate)
-        logits = self._outputs([self._for_heads(w) for w in waves], list(self.classes))
+        logits = self._head_outputs(waves)
         return [
             self._prediction(len(wave) / self.config.sample_rate, window_s, cells)
             for wave, cells in zip(waves, logits, strict=True)
@@ -178,8 +178,7 @@ class SoundNet:
             frame_times: [N, T], seconds.
             window_s: [N], seconds of sound that belong to a frame.
         """
-        waves = [self._for_heads(w) for w in self._prepare(waveforms, sample_rate)]
-        outputs = self._outputs(waves, list(self.classes))
+        outputs = self._head_outputs(self._prepare(waveforms, sample_rate))
         times = torch.as_tensor(np.asarray(frame_times, dtype=np.float64))
         windows = torch.as_tensor(np.asarray(window_s, dtype=np.float64))
         return {
@@ -232,11 +231,18 @@ class SoundNet:
             parts.append(weights[0].float() @ cells[0, :, first:last].T)
         return torch.cat(parts)
 
-    def _for_heads(self, wave: np.ndarray) -> np.ndarray:
-        needed = self.config.min_samples(next(iter(self.classes)))
+    def _head_outputs(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """The heads' logits [classes, steps]; sounds too short for one step are repeated."""
+        needed = self.config.head_samples
         if not self.config.aligned:
             needed = max(needed, int(UNALIGNED_MIN_S * self.config.sample_rate))
-        return repeat(wave, needed)
+        waves = [repeat(wave, needed) for wave in waves]
+        steps = [self.config.head_steps(len(wave)) for wave in waves]
+        outputs = self._outputs(waves, list(self.classes))
+        return [
+            {head: x[..., :n] for head, x in output.items()}
+            for output, n in zip(outputs, steps, strict=True)
+        ]
 
     def _prepare(self, waveforms: Sequence[np.ndarray], sample_rate: int) -> list[np.ndarray]:
         if not isinstance(sample_rate, int | np.integer) or not 1000 <= sample_rate <= 1_000_000:

@@ -67,8 +67,7 @@ class TrainedSoundNet(SoundNetModel):
             else:
                 x = module(x)
             yield name, x
-        layer = self.config.head
-        x = F.pad(x, (layer.left, layer.right))
+        x = self.below_heads(x, wave.shape[-1])
         for name, head in self.heads.items():
             assert isinstance(head, nn.Conv1d)
             yield name, exact.conv1d(x, head)
