@@ -55,7 +55,7 @@ def parse(args_type: type[Args], argv: Sequence[str] | None, doc: str | None) ->
 
 
 def parse_subcommand(
-    subcommands: dict[str, type[Args]], argv: Sequence[str] | None, doc: str | None
+    subcommands: dict[str, Callable[..., Args]], argv: Sequence[str] | None, doc: str | None
 ) -> Args:
     """As `parse`, for jobs of several subcommands, each with flags of its own."""
     return tyro.extras.subcommand_cli_from_dict(
