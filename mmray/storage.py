@@ -89,12 +89,16 @@ def open_file(uri: str | Path, mode: str = "rb") -> IO[Any]:
 
 
 def list_files(uri: str | Path) -> list[str]:
-    """Names of the files directly in a folder, sorted; empty when the folder is missing."""
+    """Names of the files directly in a folder, sorted; empty when the folder is missing.
+
+    What killed writers of `atomic_path` left there does not count.
+    """
     fs, path = filesystem(uri)
     if not fs.exists(path):
         return []
     entries = fs.ls(path, detail=True)
-    return sorted(e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+    names = (e["name"].rstrip("/").rsplit("/", 1)[-1] for e in entries if e["type"] == "file")
+    return sorted(n for n in names if not (n.startswith(".") and n.endswith(".tmp")))
 
 
 def list_folders(uri: str | Path) -> list[str]:

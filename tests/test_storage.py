@@ -32,6 +32,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.bin"]
 
 
+def test_what_killed_writers_left_is_not_listed(tmp_path: Path) -> None:
+    (tmp_path / ".model.safetensors.0123abcd.tmp").write_bytes(b"half")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    assert storage.list_files(tmp_path) == ["config.json"]
+    storage.remove_temporaries(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+
+
 @pytest.mark.parametrize("content", [None, b"{not json", b"\xff\xfe"])
 def test_bad_json_names_the_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "config.json"

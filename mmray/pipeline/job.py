@@ -92,7 +92,8 @@ class DatasetJob:
         wanted = {"options": self.options, self.net_key: self.nets}
         found = next((storage.read_json(p) for p in (manifest, claim) if storage.exists(p)), None)
         if found is None:
-            if storage.list_files(self.out) or storage.list_folders(self.out):
+            # A job that was killed before it could name its options leaves an empty `.work`.
+            if storage.list_files(self.out) or set(storage.list_folders(self.out)) - {".work"}:
                 raise UserError(f"{self.out}: is not empty and not a dataset; choose another --out")
             storage.write_json(claim, wanted)
             return None
@@ -104,6 +105,7 @@ class DatasetJob:
         if "counts" not in found:
             return None
         counts = found["counts"]
+        storage.remove(storage.join(self.out, ".work"))  # killed after the manifest was written
         console.print(f"{self.out} is complete; --overwrite makes it again")
         self._check_errors(counts["rows"], counts["errors"])
         return Prepared(self.out, counts["rows"], counts["errors"])

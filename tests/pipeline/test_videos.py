@@ -134,6 +134,16 @@ def test_a_folder_with_other_things_is_refused(
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_a_job_killed_before_it_named_its_options_goes_on(
+    tmp_path: Path, small_world: Path, random_teacher: Path, local_mode: None
+) -> None:
+    (tmp_path / ".work").mkdir()
+    (tmp_path / ".work" / ".options.json.0123abcd.tmp").write_text("{")
+    chosen = options(small_world, random_teacher, limit=6)
+    assert prepare_videos(chosen, str(tmp_path), max_error_ratio=1.0).rows
+    assert not (tmp_path / ".work").exists()
+
+
 def test_too_many_errors_fail_and_keep_what_is_done(
     tmp_path: Path, small_world: Path, random_teacher: Path, local_mode: None
 ) -> None:
