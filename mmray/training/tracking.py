@@ -194,6 +194,9 @@ def download_model(where: str) -> Path:
         raise UserError(f"{where}: expected models:/NAME/VERSION or models:/NAME@ALIAS")
     name, version, alias = match.groups()
     uri = tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        # Looking into it would make it.
+        raise UserError(f"{where}: there is no registry at {uri}; set MLFLOW_TRACKING_URI")
     with _named_errors(f"{where} at {uri}"):
         client = _client(uri)
         from mlflow.artifacts import download_artifacts

@@ -67,7 +67,18 @@ def test_other_forms_are_refused(where: str) -> None:
         tracking.download_model(where)
 
 
-def test_a_model_that_is_not_there_is_named() -> None:
+def test_looking_for_a_model_makes_no_registry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    with pytest.raises(UserError, match="there is no registry at sqlite:"):
+        tracking.download_model("models:/no-such-model/7")
+    assert not path.exists()
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    start(tmp_path)  # makes the registry
     with pytest.raises(UserError, match=r"models:/no-such-model/7 at .*MLFLOW_TRACKING_URI"):
         tracking.download_model("models:/no-such-model/7")
 
