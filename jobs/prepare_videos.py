@@ -41,10 +41,10 @@ class Args(cli.JobArgs):
     """Teacher of objects: efficientnet_lite0 (default), torchvision:NAME, mmray:DIR or none."""
     scenes: str | None = None
     """Teacher of scenes: places365:FILE, torchvision:NAME, mmray:DIR or none (default)."""
-    clip_s: float | None = None
-    """Length of a clip in seconds (default 20)."""
-    frame_s: float | None = None
-    """One frame for the teachers every so many seconds (default 5)."""
+    clip_s: float = 20.0
+    """Length of a clip in seconds."""
+    frame_s: float = 5.0
+    """One frame for the teachers every so many seconds."""
     min_clip_s: float = 2.0
     """A shorter rest at the end of a video is left out."""
     max_clips: int | None = None
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> Prepared:
         source=args.source,
         objects=_teacher(args, "objects", toy),
         scenes=_teacher(args, "scenes", toy),
-        clip_s=args.clip_s or 20.0,
-        frame_s=args.frame_s or 5.0,
+        clip_s=args.clip_s,
+        frame_s=args.frame_s,
         min_clip_s=args.min_clip_s,
         max_clips=args.max_clips,
         frames=args.frames,

@@ -17,6 +17,14 @@ from rich.console import Console
 
 from mmray.errors import UserError
 
+# A file where a folder is wanted, a folder that may not be written: the user's, with the path.
+WRONG_PATHS = (
+    FileExistsError,
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+)
 console = Console(highlight=False, soft_wrap=True)
 Args = TypeVar("Args")
 
@@ -45,25 +53,52 @@ class JobFailed(RuntimeError):
 
 def parse(args_type: type[Args], argv: Sequence[str] | None, doc: str | None) -> Args:
     """Parse a command line into `args_type`; usage errors end the process with 2."""
-    return tyro.cli(
+    args = tyro.cli(
         args_type,
-        args=None if argv is None else list(argv),
+        args=_words(argv),
         description=doc,
         # `--local`, not `--local/--no-local`: every flag here is off by default or says otherwise.
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    return _checked(args)
 
 
 def parse_subcommand(
     subcommands: dict[str, Callable[..., Args]], argv: Sequence[str] | None, doc: str | None
 ) -> Args:
     """As `parse`, for jobs of several subcommands, each with flags of its own."""
-    return tyro.extras.subcommand_cli_from_dict(
+    args = tyro.extras.subcommand_cli_from_dict(
         subcommands,
-        args=None if argv is None else list(argv),
+        args=_words(argv),
         description=doc,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    return _checked(args)
+
+
+def _words(argv: Sequence[str] | None) -> list[str]:
+    words = sys.argv[1:] if argv is None else list(argv)
+    for word in words:
+        if word != word.encode("utf-8", "replace").decode():
+            raise UserError(
+                f"{_readable(word)}: is not UTF-8, which Parquet and JSON cannot hold; rename the "
+                "folder, or name one above it"
+            )
+    return words
+
+
+def _checked(args: Args) -> Args:
+    if isinstance(args, JobArgs):
+        if not 0 <= args.seed < 2**63:
+            raise UserError(f"--seed {args.seed}: expected 0 or more")
+        if args.limit is not None and args.limit < 1:
+            raise UserError(f"--limit {args.limit}: expected 1 or more")
+    return args
+
+
+def _readable(text: object) -> str:
+    """Text that any terminal takes: a file's name may hold bytes that are no characters."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def run(main: Callable[[], Any]) -> None:
@@ -72,11 +107,11 @@ def run(main: Callable[[], Any]) -> None:
     error = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         main()
-    except UserError as e:
-        error.print(f"error: {e}", style="red", markup=False)
+    except (UserError, *WRONG_PATHS) as e:
+        error.print(f"error: {_readable(e)}", style="red", markup=False)
         sys.exit(2)
     except JobFailed as e:
-        error.print(f"failed: {e}", style="red", markup=False)
+        error.print(f"failed: {_readable(e)}", style="red", markup=False)
         sys.exit(1)
     except KeyboardInterrupt:
         error.print("stopped; the same command resumes", style="yellow")

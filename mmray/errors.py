@@ -25,6 +25,7 @@ class MediaError(UserError):
         self.stage = stage
         self.reason = reason
         self.uri = uri
+        self.cause = ""  # class of the error behind it, where that error stayed in a child process
         super().__init__(stage, reason, uri)
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,16 @@ def load_predictor(where: str, device: str = "auto", **options: Any) -> SoundNet
     module, name = KINDS[kind].split(":")
     predictor = getattr(import_module(module), name)
     return predictor.load(where, device=device, **options)
+
+
+def absolute(where: str) -> str:
+    """The same model such that workers, whatever their working directory, find it."""
+    if where.startswith("official:"):
+        return f"official:{storage.absolute(where.removeprefix('official:'))}"
+    if where.startswith("models:/"):
+        # The default registry is a file below this process's working directory.
+        return where if os.environ.get("MLFLOW_TRACKING_URI") else resolve(where)
+    return storage.absolute(where)
 
 
 def resolve(where: str) -> str:

@@ -11,16 +11,18 @@ _local_mode = False
 
 
 def init(local_mode: bool = False, address: str | None = None, **options: Any) -> None:
-    """Connect to Ray, once; later calls with the same mode do nothing.
+    """Connect to Ray, once; later calls do nothing.
 
     Args:
         local_mode: run every pipeline and trainer in this process, without a cluster, so that
-            a breakpoint anywhere works. Nothing of Ray is started.
+            a breakpoint anywhere works. Nothing of Ray is started. Once on, it stays on, so
+            that a job called in such a process does not leave it.
         address: of a running cluster; default `$RAY_ADDRESS`, else a Ray of this process's own.
         options: passed to `ray.init`.
     """
-    set_local_mode(local_mode)
     if local_mode:
+        set_local_mode(True)
+    if is_local():
         return
     # Without a token, anybody who reaches the ports of a Ray may run code in it. Ray reads this
     # when it is imported: set later, its servers would ask for a token that its client lacks.
@@ -35,8 +37,8 @@ def init(local_mode: bool = False, address: str | None = None, **options: Any) -
     options = {"log_to_driver": False, "logging_level": logging.WARNING, **options}
     if address or os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, **options)
-    else:
-        ray.init(**{"include_dashboard": False, **options})
+    else:  # "local", or Ray would join whatever cluster it finds on this machine
+        ray.init(**{"address": "local", "include_dashboard": False, **options})
 
 
 def set_local_mode(on: bool) -> None:

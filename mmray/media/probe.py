@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import av
 from av.stream import Stream
@@ -14,6 +15,8 @@ from mmray.media.container import MediaFile, media_errors
 
 MAX_DURATION_S = 30 * 24 * 3600.0
 """A longer file is taken for a broken header."""
+MIN_BYTES_PER_S = 25.0
+"""So is one with less than that: 200 bit/s, a quarter of what the thriftiest speech codec takes."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ def _duration(file: MediaFile) -> float:
         raise MediaError(
             "probe", f"has an impossible duration: {seconds:g} s (expected 0 to 30 days)"
         )
+    size = Path(file.path).stat().st_size
+    if size < seconds * MIN_BYTES_PER_S:
+        raise MediaError("probe", f"has an impossible duration: {seconds:g} s in {size} bytes")
     return seconds
 
 

@@ -182,6 +182,7 @@ def _answer(pipe: Connection) -> None:
         pipe.send_bytes(pickle.dumps((_READY, None)))
         answer = pickle.dumps((_RESULT, function(*args)), pickle.HIGHEST_PROTOCOL)
     except MediaError as e:
+        e.cause = type(e.__cause__).__name__ if e.__cause__ else ""  # not pickled itself
         answer = pickle.dumps((_ERROR, e))
     except Exception as e:
         answer = _packed_error(e)

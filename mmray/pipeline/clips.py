@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from mmray import storage
 from mmray.errors import MediaError, UserError
 from mmray.pipeline.dataset import tensor_column
 from mmray.pipeline.stages import Errors, failed
+from mmray.sources.items import VideoItem
 
+MAX_DURATION_S = 30 * 24 * 3600.0  # as for headers
 SEGMENT = pa.struct(
     [("start_s", pa.float64()), ("end_s", pa.float64()), ("labels", pa.list_(pa.string()))]
 )
@@ -78,6 +80,8 @@ class ProbeVideos:
         duration = row["duration_s"]
         if duration is None:
             duration = self._duration(row["uri"]) - start
+        elif duration > MAX_DURATION_S:
+            raise MediaError("probe", f"has an impossible duration_s: {duration:g}")
         if duration <= 0:
             raise MediaError("probe", f"nothing is left after start_s {start:g}")
         starts = np.arange(0.0, duration, self.clip_s)[: self.max_clips]
@@ -261,9 +265,28 @@ class TeachClips:
         return table
 
 
-def video_id(key: str) -> str:
-    """Identifier of a video: depends on its path below the source alone."""
-    return hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()[:20]
+def video_id(key: str, start_s: float | None = None) -> str:
+    """Identifier of a video, or of the part from `start_s` on: by its path below the source."""
+    name = f"{key}@{start_s:g}" if start_s else key
+    return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:20]
+
+
+def with_ids(items: Iterable[VideoItem], source: str) -> Iterator[tuple[str, VideoItem]]:
+    """Each item with its identifier.
+
+    Raises:
+        UserError: one comes twice. Two rows of a manifest may be two parts of one file, but not
+            the same part.
+    """
+    seen: set[str] = set()
+    for item in items:
+        name = video_id(item.key, item.start_s)
+        if name in seen:
+            raise UserError(
+                f"{source}: lists {item.key} twice; every video (or part of one) must appear once"
+            )
+        seen.add(name)
+        yield name, item
 
 
 @contextlib.contextmanager

@@ -70,6 +70,9 @@ class Dataset:
                 f"{uri}: has schema version {version}, this mmray reads version {SCHEMA_VERSION}; "
                 "prepare it again"
             )
+        for key in ("options", "counts"):
+            if not isinstance(self.manifest.get(key), dict):
+                raise UserError(f"{path}: lacks {key!r}; prepare the dataset again")
 
     @cached_property
     def sha256(self) -> str:
@@ -90,8 +93,19 @@ class Dataset:
 
     @cached_property
     def shards(self) -> list[str]:
-        """Addresses of the shards, in order."""
-        return [storage.join(self.uri, name) for name in part_names(self.uri)]
+        """Addresses of the shards, in order.
+
+        Raises:
+            UserError: some are lost.
+        """
+        names = part_names(self.uri)
+        wanted = self.manifest["counts"].get("shards", len(names))
+        if len(names) != wanted:
+            raise UserError(
+                f"{self.uri}: has {len(names)} shards, its manifest counts {wanted}; bring back "
+                "what is missing, or prepare it again with --overwrite"
+            )
+        return [storage.join(self.uri, name) for name in names]
 
     @cached_property
     def _row_groups(self) -> list[RowGroup]:

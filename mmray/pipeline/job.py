@@ -85,16 +85,18 @@ class DatasetJob:
             UserError: it holds something else, or was made with other options.
             JobFailed: it is complete, with too many errors.
         """
-        if overwrite:
-            storage.remove(self.out)
         manifest = storage.join(self.out, "manifest.json")
         claim = storage.join(self.out, ".work", "options.json")
         wanted = {"options": self.options, self.net_key: self.nets}
         found = next((storage.read_json(p) for p in (manifest, claim) if storage.exists(p)), None)
+        # A job that was killed before it could name its options leaves an empty `.work`.
+        others = {*storage.list_files(self.out), *storage.list_folders(self.out)} - {".work"}
+        if (found is None and others) or not isinstance(found, dict | None):
+            raise UserError(f"{self.out}: is not empty and not a dataset; choose another --out")
+        if overwrite:
+            self._remove()
+            found = None
         if found is None:
-            # A job that was killed before it could name its options leaves an empty `.work`.
-            if storage.list_files(self.out) or set(storage.list_folders(self.out)) - {".work"}:
-                raise UserError(f"{self.out}: is not empty and not a dataset; choose another --out")
             storage.write_json(claim, wanted)
             return None
         if differs := self._differences(found):
@@ -110,12 +112,24 @@ class DatasetJob:
         self._check_errors(counts["rows"], counts["errors"])
         return Prepared(self.out, counts["rows"], counts["errors"])
 
+    def _remove(self) -> None:
+        """Remove the dataset, and nothing else that is in its folder."""
+        for name in dataset.part_names(self.out):
+            storage.remove(storage.join(self.out, name))
+        for name in ("errors", ".work", "manifest.json"):
+            storage.remove(storage.join(self.out, name))
+
     def _differences(self, found: dict[str, Any]) -> str:
         def flat(options: dict[str, Any], nets: dict[str, Any]) -> dict[str, str]:
+            # A net may have moved: its weights count, and they are compared below.
+            options = {k: v for k, v in options.items() if k not in (*self.nets, "model")}
             named = {f"--{name.replace('_', '-')}": str(v) for name, v in options.items()}
             return named | {f"weights of {k}": v["weights_sha256"][:12] for k, v in nets.items()}
 
-        old = flat(found.get("options", {}), found.get(self.net_key, {}))
+        try:
+            old = flat(found["options"], found[self.net_key])
+        except (KeyError, TypeError, AttributeError) as e:
+            raise UserError(f"{self.out}: holds something else than a dataset ({e!r})") from e
         new = flat(self.options, self.nets)
         return ", ".join(
             f"{name} was {old.get(name)}, is {new.get(name)}"
@@ -179,6 +193,7 @@ class DatasetJob:
         counts = {
             self.items: dataset.num_rows(self.item_list),
             "rows": rows,
+            "shards": len(dataset.part_names(self.out)),
             "errors": bad_parts + bad_items,
         }
         manifest = {
@@ -232,7 +247,13 @@ def decode_and_ask(
         ask: stages of a worker that holds a net.
         decoders: number of decoders; None for one a CPU.
         nets: number of workers with a net; None for one a GPU, else one for two CPUs.
+
+    Raises:
+        UserError: a number of workers is below 1.
     """
+    for number in (decoders, nets):
+        if number is not None and number < 1:
+            raise UserError(f"{number} workers: expected 1 or more")
     cpus, gpus = run.cluster_resources()
     decoders = decoders or cpus
     nets = nets or max(1, gpus or cpus // 2)

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from mmray import runtime
+from mmray.errors import UserError
 from mmray.pipeline.stages import Pool, Stage
 
 
@@ -66,7 +67,20 @@ def _run_on_ray(shards: Sequence[int], pools: Sequence[Pool]) -> Iterator[dict[s
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus or None,
         )
-    yield from dataset.iter_rows()
+    try:
+        yield from dataset.iter_rows()
+    except ray.exceptions.RayError as e:
+        raise _of_the_user(e) from e
+
+
+def _of_the_user(error: BaseException) -> BaseException:
+    """The `UserError` that a worker raised, out of what Ray wraps it in; else the error itself."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, UserError):
+            return UserError(str(getattr(inner, "cause", None) or inner))
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
 
 
 class _Worker:

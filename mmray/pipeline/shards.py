@@ -89,11 +89,13 @@ class WriteShard:
         shard = rows["shard"][0].as_py()
         bad = pa.array(failed(rows))
         quarantined = rows.filter(bad)
-        if quarantined.num_rows:
+        path = storage.join(self.errors, f"{self.name}-{shard:05d}.parquet")
+        if not quarantined.num_rows:
+            storage.remove(path)  # of a killed run, where a time-out may have struck
+        else:
             stage, error_class, message = (quarantined[name] for name in ERROR_COLUMNS)
             values = [quarantined["id"], quarantined["uri"], stage, error_class, message]
             table = pa.table(values, schema=dataset.ERROR_SCHEMA)
-            path = storage.join(self.errors, f"{self.name}-{shard:05d}.parquet")
             dataset.write_table(path, table)
         good = rows.filter(pc.invert(bad)).select(list(self.columns))
         path = storage.join(self.out, dataset.PART.format(shard))

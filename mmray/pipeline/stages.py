@@ -70,7 +70,7 @@ class Errors:
 
 def _class(error: MediaError) -> str:
     cause = error.__cause__
-    return type(cause).__name__ if cause is not None else type(error).__name__
+    return error.cause or type(error if cause is None else cause).__name__
 
 
 def failed(rows: pa.Table) -> list[bool]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from mmray import storage
 from mmray.errors import UserError
 from mmray.pipeline import shards
+from mmray.pipeline.dataset import Dataset
 from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
 from mmray.pipeline.stages import Pool
 
@@ -47,6 +49,14 @@ class VideoOptions:
             if value is not None and value < 1:
                 raise UserError(f"{flag} {value}: expected 1 or more")
 
+    def absolute(self) -> VideoOptions:
+        """The same with teachers that workers find, whatever their working directory."""
+        from mmray.teachers import absolute_spec
+
+        objects = absolute_spec(self.objects) if self.objects else None
+        scenes = absolute_spec(self.scenes) if self.scenes else None
+        return replace(self, objects=objects, scenes=scenes)
+
     @property
     def num_frames(self) -> int:
         """T: frames of a clip."""
@@ -73,6 +83,14 @@ class Workers:
     teachers: int | None = None
     timeout_s: float = 60.0
 
+    def check(self) -> None:
+        """Raise a `UserError` that names the flag when a value cannot work."""
+        for flag, value in (("--decoders", self.decoders), ("--teachers", self.teachers)):
+            if value is not None and value < 1:
+                raise UserError(f"{flag} {value}: expected 1 or more")
+        if not 0 < self.timeout_s < float("inf"):
+            raise UserError(f"--timeout-s {self.timeout_s:g}: expected seconds above 0")
+
 
 def prepare_videos(
     options: VideoOptions,
@@ -91,6 +109,8 @@ def prepare_videos(
     from mmray.pipeline.clips import VIDEO_SCHEMA, ProbeVideos
 
     workers = workers or Workers()
+    workers.check()
+    options = options.absolute()
     job = clip_job(options, out, max_error_ratio)
     if finished := job.claim(overwrite):
         return finished
@@ -133,33 +153,23 @@ def clip_pools(job: DatasetJob, options: VideoOptions, workers: Workers) -> list
 
 def video_rows(options: VideoOptions) -> Iterator[pa.Table]:
     """The source's videos as tables of `VIDEO_SCHEMA`, some at a time."""
-    from mmray.pipeline.clips import VIDEO_SCHEMA, video_id
+    from mmray.pipeline.clips import VIDEO_SCHEMA, with_ids
     from mmray.sources import split_of, videos
 
-    seen: set[str] = set()
-    items = itertools.islice(videos(options.source), options.limit)
+    items = with_ids(itertools.islice(videos(options.source), options.limit), options.source)
     while batch := list(itertools.islice(items, 1024)):
-        rows: list[dict[str, Any]] = []
-        for item in batch:
-            # Two rows of a manifest may be two parts of one file, but not the same part.
-            name = item.key if item.start_s is None else f"{item.key}@{item.start_s}"
-            if name in seen:
-                raise UserError(
-                    f"{options.source}: lists {item.key} twice; every video (or part of one) "
-                    "must appear once"
-                )
-            seen.add(name)
-            rows.append(
-                {
-                    "id": video_id(item.key),
-                    "uri": item.uri,
-                    "split": split_of(item.key),
-                    "start_s": item.start_s,
-                    "duration_s": item.duration_s,
-                    "labels": item.labels,
-                    "segments": [asdict(s) for s in item.segments],
-                }
-            )
+        rows: list[dict[str, Any]] = [
+            {
+                "id": name,
+                "uri": item.uri,
+                "split": split_of(item.key),
+                "start_s": item.start_s,
+                "duration_s": item.duration_s,
+                "labels": item.labels,
+                "segments": [asdict(s) for s in item.segments],
+            }
+            for name, item in batch
+        ]
         yield pa.Table.from_pylist(rows, schema=VIDEO_SCHEMA)
 
 
@@ -167,10 +177,13 @@ def toy_videos(out: str = DEFAULT_OUT, source: str = "toy", seed: int = 0) -> st
     """The clips of the toy world, as its own teachers see them; prepared when they are missing.
 
     Returns:
-        The folder of the clip dataset.
+        The folder of the clip dataset: as it is where it is one of the toy world already.
     """
     from mmray.teachers.train import toy_teacher
 
+    manifest = storage.join(out, "manifest.json")
+    if storage.exists(manifest) and Dataset(out).manifest.get("source") == source:
+        return out
     options = VideoOptions(
         source=source,
         objects=f"mmray:{toy_teacher('objects', source, seed)}",

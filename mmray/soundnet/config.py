@@ -154,6 +154,10 @@ class SoundNetConfig:
             )
         if not self.aligned:
             self.head_kernel = PUBLISHED_HEADS[self.arch].kernel
+        for head in HEADS:
+            names = getattr(self, head)
+            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                raise UserError(f"SoundNet config: {head} is {names!r}; expected a list of names")
         for name in ("head_kernel", "scale", "sample_rate", "frame_s"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not value > 0:

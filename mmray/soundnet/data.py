@@ -81,7 +81,8 @@ class SoundExamples:
         wave, start_s = self._crop(row, rng)
         duration = self._length(row) / self.sample_rate
         times = np.asarray(row["frame_times"], np.float32)
-        window = np.float32(min(duration, self.crop_s) if len(times) < 2 else times[1] - times[0])
+        # Not the time between the frames: two wanted times may have met the same coded frame.
+        window = np.float32(min(duration / len(times), self.crop_s))
         # A clip that is repeated holds a frame at its time, and again one duration later.
         times = times - np.float32(start_s)
         if duration < self.crop_s:

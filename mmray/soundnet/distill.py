@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mmray.errors import UserError
+from mmray.models import absolute
 from mmray.pipeline.dataset import Dataset
 from mmray.soundnet.augment import AugmentConfig
 from mmray.soundnet.config import SoundNetConfig
@@ -50,7 +51,10 @@ def soundnet_job(
     """
     dataset = Dataset(data, "clips")
     options = dataset.manifest["options"]
-    frame_s, clip_s = float(options["frame_s"]), float(options["clip_s"])
+    try:
+        frame_s, clip_s = float(options["frame_s"]), float(options["clip_s"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise UserError(f"{data}: its manifest does not tell frame_s and clip_s ({e})") from e
     classes = dataset.classes
     heads = heads_of(classes)
     if not heads:
@@ -63,16 +67,17 @@ def soundnet_job(
         head_kernel=student.head_kernel,
         frame_s=frame_s,
     )
-    crop_s = student.crop_s or (min(DEFAULT_CROP_S, clip_s) if student.aligned else clip_s)
+    crop_s = student.crop_s
+    if crop_s is None:
+        crop_s = min(DEFAULT_CROP_S, clip_s) if student.aligned else clip_s
     _check(model, heads, crop_s)
     for name in ("objects_weight", "scenes_weight"):
         if getattr(student, name) < 0:
             raise UserError(f"--{name.replace('_', '-')}: expected 0 or more")
     if augment is not None:
         augment.check()
-    task = SoundNetTask(
-        model, augment, crop_s, student.init, student.objects_weight, student.scenes_weight
-    )
+    init = student.init if student.init == "random" else absolute(student.init)
+    task = SoundNetTask(model, augment, crop_s, init, student.objects_weight, student.scenes_weight)
     whole = SoundExamples(
         heads=heads,
         crop_s=max(crop_s, clip_s),
@@ -87,7 +92,7 @@ def soundnet_job(
 
 def _check(model: SoundNetConfig, heads: tuple[str, ...], crop_s: float) -> None:
     shortest = max(model.min_samples(head) for head in heads) / model.sample_rate
-    if crop_s < shortest:
+    if not shortest <= crop_s < float("inf"):
         raise UserError(
             f"--crop-s {crop_s:g}: this {model.arch} needs at least {shortest:.2f} s of sound "
             "for one output"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from mmray.errors import UserError
-from mmray.models import load_predictor
+from mmray.models import absolute, load_predictor
 from mmray.pipeline import shards
-from mmray.pipeline.clips import video_id
+from mmray.pipeline.clips import with_ids
 from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
 
 if TYPE_CHECKING:
@@ -75,6 +75,9 @@ def hear_files(
     from mmray.soundnet.stages import SOUND_SCHEMA, HearSounds, ReadSounds, SplitSounds
 
     options.check()
+    if not 0 < timeout_s < float("inf"):
+        raise UserError(f"--timeout-s {timeout_s:g}: expected seconds above 0")
+    options = replace(options, model=absolute(options.model))
     net = load_predictor(options.model, device="cpu")
     if options.layer is not None and options.layer not in net.layers:
         raise UserError(f"--layer {options.layer}: the model has {', '.join(net.layers)}")
@@ -122,15 +125,15 @@ def _rows(options: HearOptions) -> Iterator[pa.Table]:
     from mmray.soundnet.stages import SOUND_SCHEMA
     from mmray.sources import media_files
 
-    items = itertools.islice(media_files(options.input), options.limit)
+    items = with_ids(itertools.islice(media_files(options.input), options.limit), options.input)
     while batch := list(itertools.islice(items, 1024)):
         rows: list[dict[str, Any]] = [
             {
-                "id": video_id(item.key),
+                "id": name,
                 "uri": item.uri,
                 "start_s": item.start_s,
                 "duration_s": item.duration_s,
             }
-            for item in batch
+            for name, item in batch
         ]
         yield pa.Table.from_pylist(rows, schema=SOUND_SCHEMA)

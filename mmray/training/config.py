@@ -60,11 +60,19 @@ class TrainConfig:
         Raises:
             UserError: names the flag.
         """
-        for name in ("steps", "epochs", "batch_size", "lr", "log_every", "keep_checkpoints"):
+        for name in (
+            "steps",
+            "epochs",
+            "batch_size",
+            "lr",
+            "log_every",
+            "keep_checkpoints",
+            "eval_limit",
+        ):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
-        names = ("num_workers", "warmup", "weight_decay", "clip_norm", "eval_every", "eval_limit")
+        names = ("num_workers", "warmup", "weight_decay", "clip_norm", "eval_every")
         for name in (*names, "checkpoint_every", "loader_threads", "max_failures"):
             if getattr(self, name) < 0:
                 raise UserError(
@@ -75,7 +83,11 @@ class TrainConfig:
 
     def defining(self) -> dict[str, Any]:
         """The settings that the losses depend on; a run is resumed only when they agree."""
-        names = ("batch_size", "lr", "warmup", "schedule", "weight_decay", "betas", "clip_norm")
+        names: tuple[str, ...] = (
+            *("batch_size", "lr", "warmup", "schedule", "weight_decay", "betas", "clip_norm"),
+        )
+        if self.schedule != "constant":  # the rate at a step depends on how many there are
+            names = (*names, "steps" if self.steps is not None else "epochs")
         values = dataclasses.asdict(self)
         return {name: _plain(values[name]) for name in (*names, "precision", "seed")}
 

@@ -267,15 +267,17 @@ def _log_bytes(client: MlflowClient, run_id: str, data: bytes, name: str, folder
 
 
 def _git() -> dict[str, str]:
-    """The commit of the code that runs, where it runs from a git checkout."""
+    """The commit of the code that runs: from its git checkout, else `$MMRAY_GIT_COMMIT`."""
     here = Path(__file__).parent
     try:
         command = ["git", "-C", str(here), "rev-parse", "HEAD"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+        commit = done.stdout.strip() if done.returncode == 0 else ""
     except (OSError, subprocess.TimeoutExpired):
-        return {}
-    commit = done.stdout.strip()
-    return {"mlflow.source.git.commit": commit} if done.returncode == 0 and commit else {}
+        commit = ""
+    # A submitted job runs from a copy without `.git`.
+    commit = commit or os.environ.get("MMRAY_GIT_COMMIT", "")
+    return {"mlflow.source.git.commit": commit} if commit else {}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
