@@ -18,7 +18,9 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     import mmray
+    from mmray import runtime
 
+    runtime.set_local_mode(False)
     mmray.init(num_cpus=4)
     yield
     ray.shutdown()

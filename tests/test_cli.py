@@ -81,3 +81,8 @@ def test_help_is_quick_and_light(job: str) -> None:
     assert "--out" in done.stdout or "soundnet" in done.stdout or "sounds" in done.stdout
     # Twice the promised 3 s, since other tests may run beside.
     assert time.monotonic() - start < 6
+
+
+def test_names_that_are_not_utf8_are_refused() -> None:
+    with pytest.raises(UserError, match="is not UTF-8"):
+        cli.parse(Args, ["--out", "a\udcff"], "doc")

@@ -70,3 +70,11 @@ def test_the_whole_way_in_local_mode() -> None:
 def test_import_is_light() -> None:
     code = "import sys, mmray; assert not {'torch', 'ray', 'pyarrow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_job_does_not_leave_local_mode(local_mode: None) -> None:
+    import mmray
+    from mmray import runtime
+
+    mmray.init()
+    assert runtime.is_local()

@@ -70,9 +70,8 @@ class Dataset:
                 f"{uri}: has schema version {version}, this mmray reads version {SCHEMA_VERSION}; "
                 "prepare it again"
             )
-        for key in ("options", "counts"):
-            if not isinstance(self.manifest.get(key), dict):
-                raise UserError(f"{path}: lacks {key!r}; prepare the dataset again")
+        if not isinstance(self.manifest.get("counts"), dict):
+            raise UserError(f"{path}: lacks 'counts'; prepare the dataset again")
 
     @cached_property
     def sha256(self) -> str:

@@ -50,7 +50,7 @@ def soundnet_job(
         UserError: the dataset or the choices do not allow it; names the flag.
     """
     dataset = Dataset(data, "clips")
-    options = dataset.manifest["options"]
+    options = dataset.manifest.get("options", {})
     try:
         frame_s, clip_s = float(options["frame_s"]), float(options["clip_s"])
     except (KeyError, TypeError, ValueError) as e:

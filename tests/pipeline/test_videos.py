@@ -64,6 +64,7 @@ def test_every_video_has_rows_or_a_reason(prepared: Path, small_world: Path) -> 
         "videos": 16,
         "rows": data.num_rows,
         "errors": len(errors),
+        "shards": len(data.shards),
     }
     assert not (prepared / ".work").exists()
 
@@ -214,3 +215,19 @@ def test_a_cluster_makes_the_same_rows(
     chosen = options(small_world, random_teacher, clip_s=8.0, frame_s=4.0)
     prepare_videos(chosen, str(tmp_path / "clips"), max_error_ratio=0.6)
     assert rows_of(tmp_path / "clips") == rows_of(prepared)
+
+
+def test_overwriting_removes_nothing_but_the_dataset(
+    tmp_path: Path, small_world: Path, random_teacher: Path, local_mode: None
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="is not empty and not a dataset"):
+        prepare_videos(options(small_world, random_teacher), str(tmp_path), overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_lost_shard_is_noticed(prepared: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(prepared, tmp_path / "copy")
+    next(copy.glob("part-*.parquet")).unlink()
+    with pytest.raises(UserError, match="its manifest counts"):
+        _ = Dataset(str(copy)).shards

@@ -152,3 +152,9 @@ def test_augment_config_names_the_flag(values: dict[str, Any], flag: str) -> Non
 def test_heads_are_those_with_classes() -> None:
     assert heads_of({"scenes": ["a"], "objects": ["b"], "other": ["c"]}) == ("objects", "scenes")
     assert heads_of({"scenes": ["a"]}) == ("scenes",)
+
+
+def test_frames_that_met_the_same_picture_keep_their_windows() -> None:
+    clip = row(20.0) | {"frame_times": np.zeros(4, np.float32)}
+    batch = examples(5.0)([clip], [clip], [rng()])
+    assert batch["window_s"].tolist() == [5.0]
