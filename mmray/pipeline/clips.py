@@ -18,7 +18,6 @@ from mmray.pipeline.dataset import tensor_column
 from mmray.pipeline.stages import Errors, failed
 from mmray.sources.items import VideoItem
 
-MAX_DURATION_S = 30 * 24 * 3600.0  # as for headers
 SEGMENT = pa.struct(
     [("start_s", pa.float64()), ("end_s", pa.float64()), ("labels", pa.list_(pa.string()))]
 )
@@ -76,12 +75,14 @@ class ProbeVideos:
         return table
 
     def _clips(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        from mmray.media.probe import MAX_DURATION_S
+
         start = row["start_s"] or 0.0
         duration = row["duration_s"]
         if duration is None:
             duration = self._duration(row["uri"]) - start
         elif duration > MAX_DURATION_S:
-            raise MediaError("probe", f"has an impossible duration_s: {duration:g}")
+            raise MediaError("probe", f"is listed with an impossible duration_s: {duration:g}")
         if duration <= 0:
             raise MediaError("probe", f"nothing is left after start_s {start:g}")
         starts = np.arange(0.0, duration, self.clip_s)[: self.max_clips]
@@ -267,7 +268,7 @@ class TeachClips:
 
 def video_id(key: str, start_s: float | None = None) -> str:
     """Identifier of a video, or of the part from `start_s` on: by its path below the source."""
-    name = f"{key}@{start_s:g}" if start_s else key
+    name = f"{key}@{start_s}" if start_s else key
     return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:20]
 
 

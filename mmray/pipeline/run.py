@@ -18,6 +18,8 @@ from mmray import runtime
 from mmray.errors import UserError
 from mmray.pipeline.stages import Pool, Stage
 
+USER_ERROR = "user_error"
+
 
 def run(shards: Sequence[int], pools: Sequence[Pool]) -> Iterator[dict[str, Any]]:
     """Send shards through pools of workers; yield what the last stage says of each.
@@ -29,8 +31,14 @@ def run(shards: Sequence[int], pools: Sequence[Pool]) -> Iterator[dict[str, Any]
 
     Yields:
         The rows of the last stage's tables, in the order in which shards end.
+
+    Raises:
+        UserError: a stage raised it.
     """
-    return _run_here(shards, pools) if runtime.is_local() else _run_on_ray(shards, pools)
+    for row in _run_here(shards, pools) if runtime.is_local() else _run_on_ray(shards, pools):
+        if USER_ERROR in row:
+            raise UserError(row[USER_ERROR])
+        yield row
 
 
 def _run_here(shards: Sequence[int], pools: Sequence[Pool]) -> Iterator[dict[str, Any]]:
@@ -67,33 +75,35 @@ def _run_on_ray(shards: Sequence[int], pools: Sequence[Pool]) -> Iterator[dict[s
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus or None,
         )
-    try:
-        yield from dataset.iter_rows()
-    except ray.exceptions.RayError as e:
-        raise _of_the_user(e) from e
-
-
-def _of_the_user(error: BaseException) -> BaseException:
-    """The `UserError` that a worker raised, out of what Ray wraps it in; else the error itself."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, UserError):
-            return UserError(str(getattr(inner, "cause", None) or inner))
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
+    yield from dataset.iter_rows()
 
 
 class _Worker:
-    """The stages of one pool, set up on first use, called one after another."""
+    """The stages of one pool, set up on first use, called one after another.
+
+    A `UserError` of theirs travels to the driver as a row: of an exception that crosses Ray Data
+    only the text arrives, in the middle of a traceback.
+    """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         self.stages = stages
-        for stage in stages:
-            stage.setup()
+        self._refusal: UserError | None = None
+        try:
+            for stage in stages:
+                stage.setup()
+        except UserError as e:
+            self._refusal = e
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        for stage in self.stages:
-            rows = stage(rows)
+        if USER_ERROR in rows.column_names:  # of a pool before
+            return rows
+        try:
+            if self._refusal is not None:
+                raise self._refusal
+            for stage in self.stages:
+                rows = stage(rows)
+        except UserError as e:
+            return pa.table({USER_ERROR: [str(e)]})
         return rows
 
 

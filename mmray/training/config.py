@@ -83,11 +83,9 @@ class TrainConfig:
 
     def defining(self) -> dict[str, Any]:
         """The settings that the losses depend on; a run is resumed only when they agree."""
-        names: tuple[str, ...] = (
-            *("batch_size", "lr", "warmup", "schedule", "weight_decay", "betas", "clip_norm"),
-        )
+        names = ["batch_size", "lr", "warmup", "schedule", "weight_decay", "betas", "clip_norm"]
         if self.schedule != "constant":  # the rate at a step depends on how many there are
-            names = (*names, "steps" if self.steps is not None else "epochs")
+            names.append("epochs" if self.steps is None else "steps")
         values = dataclasses.asdict(self)
         return {name: _plain(values[name]) for name in (*names, "precision", "seed")}
 

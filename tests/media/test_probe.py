@@ -125,3 +125,8 @@ def test_neither_picture_nor_sound(tmp_path, make):
         packet.stream = stream
         output.mux(packet)
     assert "neither a picture nor a sound" in reason(path)
+
+
+def test_a_length_that_its_bytes_cannot_hold(clip_file, monkeypatch):
+    monkeypatch.setattr("mmray.media.probe.MIN_BYTES_PER_S", 1e6)  # as if it claimed to be long
+    assert "has an impossible duration" in reason(clip_file)

@@ -40,6 +40,11 @@ def test_media_errors_come_back_whole(sandbox, tmp_path):
         sandbox.call(probe, str(tmp_path / "none.mp4"))
     assert (error.value.stage, error.value.uri) == ("open", str(tmp_path / "none.mp4"))
     assert "No such file" in error.value.reason
+    garbage = tmp_path / "garbage.mp4"
+    garbage.write_bytes(b"garbage" * 100)
+    with pytest.raises(MediaError) as error:
+        sandbox.call(probe, str(garbage))
+    assert error.value.cause == "InvalidDataError"
     assert sandbox.call(os.getpid) == pid
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from mmray.errors import MediaError
+from mmray.errors import MediaError, UserError
 from mmray.pipeline import dataset, run, shards
 from mmray.pipeline.stages import Errors, Pool, failed
 
@@ -115,3 +115,46 @@ def test_on_ray(work: str, tmp_path: Path, ray_cluster: None) -> None:
     results = list(run.run(shards.pending(work, str(out)), pools(work, out)))
     assert sorted(r["shard"] for r in results) == list(range(7))
     check(out)
+
+
+@dataclass
+class Refuses:
+    """A stage that finds that the user gave it something wrong: at its start, or later."""
+
+    early: bool
+
+    def setup(self) -> None:
+        if self.early:
+            raise UserError("--net x: no such net")
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        raise UserError("--net x: no such net")
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_users_errors_here(work: str, tmp_path: Path, early: bool, local_mode: None) -> None:
+    with pytest.raises(UserError, match=r"^--net x: no such net$"):
+        list(run.run([0], [Pool("net", [Refuses(early)]), pools(work, tmp_path)[1]]))
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("early", [True, False])
+def test_users_errors_come_out_of_workers_as_they_are(
+    work: str, tmp_path: Path, early: bool, ray_cluster: None
+) -> None:
+    refuse = Pool("net", [shards.ReadShard(work), Refuses(early)], num_cpus=0.5)
+    with pytest.raises(UserError) as error:
+        list(run.run([0, 1, 2], [refuse, pools(work, tmp_path)[1]]))
+    assert str(error.value) == "--net x: no such net"
+
+
+def test_a_shard_done_again_without_errors_leaves_none(work: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write = shards.WriteShard(str(out), ("id",), str(out / "errors"))
+    rows = shards.ReadShard(work)(pa.table({"shard": [0]}))
+    for errors in ({0: MediaError("sound", "took too long")}, {}):
+        table = rows
+        for name, column in Errors(rows.num_rows, errors).columns().items():
+            table = table.append_column(name, column)
+        write(table)
+    assert shards.count_done(str(out), str(out / "errors")) == (8, 0)

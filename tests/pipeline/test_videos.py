@@ -13,8 +13,10 @@ import pytest
 
 from mmray.cli import JobFailed
 from mmray.errors import UserError
+from mmray.pipeline.clips import with_ids
 from mmray.pipeline.dataset import Dataset, tensor, waveform
 from mmray.pipeline.videos import VideoOptions, prepare_videos
+from mmray.sources.items import VideoItem
 
 COLUMNS = ("id", "uri", "split", "start_s", "duration_s", "sample_rate", "audio", "objects")
 
@@ -231,3 +233,19 @@ def test_a_lost_shard_is_noticed(prepared: Path, tmp_path: Path) -> None:
     next(copy.glob("part-*.parquet")).unlink()
     with pytest.raises(UserError, match="its manifest counts"):
         _ = Dataset(str(copy)).shards
+
+
+def test_a_teacher_that_moved_is_the_same_teacher(
+    prepared: Path, small_world: Path, random_teacher: Path, tmp_path: Path, local_mode: None
+) -> None:
+    moved = shutil.copytree(random_teacher, tmp_path / "moved")
+    chosen = options(small_world, moved, clip_s=8.0, frame_s=4.0)
+    again = prepare_videos(chosen, str(prepared), max_error_ratio=0.6)
+    assert again.rows == Dataset(str(prepared)).num_rows
+
+
+def test_parts_of_one_file_have_ids_of_their_own() -> None:
+    parts = [VideoItem("u", "k", start_s=s) for s in (None, 1234.567, 1234.568)]
+    assert len({name for name, _ in with_ids(parts, "manifest:x")}) == 3
+    with pytest.raises(UserError, match="lists k twice"):
+        list(with_ids([VideoItem("u", "k"), VideoItem("u", "k", start_s=0.0)], "manifest:x"))
