@@ -251,9 +251,9 @@ def decode_and_ask(
     Raises:
         UserError: a number of workers is below 1.
     """
-    for number in (decoders, nets):
+    for flag, number in (("--decoders", decoders), ("--nets", nets)):
         if number is not None and number < 1:
-            raise UserError(f"{number} workers: expected 1 or more")
+            raise UserError(f"{flag} {number}: expected 1 or more")
     cpus, gpus = run.cluster_resources()
     decoders = decoders or cpus
     nets = nets or max(1, gpus or cpus // 2)
