@@ -2,10 +2,13 @@ r"""Measure a trained model on held-out data, beside its baselines: a table, and
 
     python jobs/evaluate.py soundnet --model runs/distill_soundnet/model --data runs/clips
     python jobs/evaluate.py soundnet --model official:sound8.npy --sounds esc50:ESC-50-master
+    python jobs/evaluate.py joint --model runs/train_joint/model --data runs/pictures
+    python jobs/evaluate.py joint --model runs/train_joint/model --data runs/mirflickr \
+        --protocol mirflickr
     ray job submit --working-dir . -- python jobs/evaluate.py soundnet \
         --model models:/mmray-soundnet/1 --data s3://bucket/clips --json s3://bucket/metrics.json
 
-Without data, the clips of the toy world are used, and made when they are missing.
+Without data, the toy world's are used, and made when they are missing.
 """
 
 from __future__ import annotations
@@ -43,10 +46,76 @@ class SoundnetArgs(cli.JobArgs):
     """auto, cpu, cuda or cuda:N."""
 
 
+@dataclass(kw_only=True)
+class JointArgs(cli.JobArgs):
+    """Tags, classes, search and arithmetic of a joint model, beside all baselines."""
+
+    model: str
+    """A model folder, or models:/NAME/VERSION."""
+    data: str | None = None
+    """Image dataset to measure on (default: the toy world's)."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which pictures of the dataset."""
+    min_count: int = 10
+    """Measure tags of at least so many training pictures."""
+    dbm: str | None = None
+    """A historic model (train_joint.py --arch dbm) for the same tables."""
+    analogies: str | None = None
+    """File of questions, `a b c d` a line with commas between tags (default: the toy world's)."""
+    protocol: Literal["own", "mirflickr"] = "own"
+    """own: the dataset's splits; mirflickr: classes by 10k/5k/10k pictures, five times."""
+    json: str | None = None
+    """File for the metrics (default OUT/joint.json)."""
+    out: str = "runs/evaluate"
+    """Folder (or URI) that the job writes."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Parse flags, measure, return the metrics."""
-    args = cli.parse_subcommand({"soundnet": SoundnetArgs}, argv, __doc__)
-    return evaluate_soundnet(args)
+    subcommands = {"soundnet": SoundnetArgs, "joint": JointArgs}
+    args = cli.parse_subcommand(subcommands, argv, __doc__)
+    return evaluate_joint(args) if isinstance(args, JointArgs) else evaluate_soundnet(args)
+
+
+def evaluate_joint(args: JointArgs) -> dict[str, float]:
+    """The subcommand `joint`."""
+    import mmray
+    from mmray import storage
+    from mmray.joint.arithmetic import read_analogies
+    from mmray.joint.evaluate import evaluate
+    from mmray.joint.protocol import mirflickr_protocol
+    from mmray.joint.table import joint_tables
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.images import toy_images
+
+    if args.data is None:
+        mmray.init(local_mode=args.local, address=args.address)
+    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    questions = read_analogies(args.analogies, data)
+    tagger = mmray.load(args.model, device=args.device)
+    others = {"dbm": mmray.load(args.dbm, device=args.device)} if args.dbm else {}
+    if args.protocol == "mirflickr":
+        metrics = mirflickr_protocol(tagger, data, args.seed)
+    else:
+        metrics = evaluate(
+            tagger,
+            data,
+            args.split,
+            limit=args.limit,
+            min_count=args.min_count,
+            seed=args.seed,
+            others=others,
+            analogies=questions,
+            report=cli.console.print,
+        )
+    for table in joint_tables(metrics):
+        cli.console.print(table)
+    path = args.json or storage.join(args.out, "joint.json")
+    storage.write_json(path, metrics)
+    cli.console.print(f"metrics: {path}")
+    return metrics
 
 
 def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:

@@ -5,19 +5,16 @@ Importing this package is cheap: torch and ray are imported when they are needed
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmray.errors import MediaError, UserError
 from mmray.runtime import init
-
-if TYPE_CHECKING:
-    from mmray.soundnet.predict import SoundNet
 
 __version__ = "0.1.0"
 __all__ = ["MediaError", "UserError", "__version__", "init", "load"]
 
 
-def load(where: str, device: str = "auto", **options: Any) -> SoundNet:
+def load(where: str, device: str = "auto", **options: Any) -> Any:
     """Load a trained model and return the predictor of its kind.
 
     Args:
@@ -27,7 +24,7 @@ def load(where: str, device: str = "auto", **options: Any) -> SoundNet:
         options: passed to the predictor.
 
     Returns:
-        The predictor, for example `mmray.soundnet.predict.SoundNet`.
+        The predictor: `mmray.soundnet.predict.SoundNet` or `mmray.joint.predict.Tagger`.
 
     Raises:
         UserError: nothing is there, or it is not a model that mmray wrote.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -64,11 +64,11 @@ def parse(args_type: type[Args], argv: Sequence[str] | None, doc: str | None) ->
 
 
 def parse_subcommand(
-    subcommands: dict[str, Callable[..., Args]], argv: Sequence[str] | None, doc: str | None
+    subcommands: Mapping[str, Callable[..., Args]], argv: Sequence[str] | None, doc: str | None
 ) -> Args:
     """As `parse`, for jobs of several subcommands, each with flags of its own."""
     args = tyro.extras.subcommand_cli_from_dict(
-        subcommands,
+        dict(subcommands),
         args=_words(argv),
         description=doc,
         config=(tyro.conf.FlagCreatePairsOff,),

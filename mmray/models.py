@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmray import storage
 from mmray.errors import UserError
 
-if TYPE_CHECKING:
-    from mmray.soundnet.predict import SoundNet
+KINDS = {
+    "soundnet": "mmray.soundnet.predict:SoundNet",
+    "joint": "mmray.joint.predict:Tagger",
+}
 
-KINDS = {"soundnet": "mmray.soundnet.predict:SoundNet"}
 
-
-def load_predictor(where: str, device: str = "auto", **options: Any) -> SoundNet:
+def load_predictor(where: str, device: str = "auto", **options: Any) -> Any:
     """The predictor of the model at `where`; see `mmray.load`."""
     from importlib import import_module
 

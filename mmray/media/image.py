@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,6 +22,8 @@ FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF"),
     "WEBP",
 )
+
+Fit = Literal["crop", "pad"]
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -101,7 +106,7 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     return (np.clip(values, 0, 65535).astype(np.uint32) >> 8).astype(np.uint8)
 
 
-def square(image: np.ndarray, size: int, fit: Literal["crop", "pad"] = "crop") -> np.ndarray:
+def square(image: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:
     """Resize a picture to a square, antialiased.
 
     Args:
@@ -126,3 +131,35 @@ def thumbnail(image: np.ndarray, size: int = 96, quality: int = 80) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture as models take it.
+
+    Attributes:
+        pixels: uint8 [size, size, 3].
+        thumbnail: a small JPEG.
+        width: of the upright picture in pixels.
+        height: of the upright picture in pixels.
+    """
+
+    pixels: np.ndarray
+    thumbnail: bytes
+    width: int
+    height: int
+
+
+def read_picture(path: str | os.PathLike[str], size: int, fit: Fit = "pad") -> Picture:
+    """Read a file as a square of `size` pixels and a thumbnail.
+
+    Raises:
+        MediaError: as `decode_image`, or the file cannot be opened.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as e:
+        raise MediaError("open", f"cannot be opened ({e.strerror})") from e
+    image = decode_image(data)
+    height, width = image.shape[:2]
+    return Picture(square(image, size, fit), thumbnail(image), width, height)

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,9 @@ from mmray import storage
 from mmray.errors import MediaError, UserError
 from mmray.pipeline.dataset import tensor_column
 from mmray.pipeline.stages import Errors, failed
-from mmray.sources.items import VideoItem
+from mmray.sources.items import ImageItem, VideoItem
+
+Item = TypeVar("Item", VideoItem, ImageItem)
 
 SEGMENT = pa.struct(
     [("start_s", pa.float64()), ("end_s", pa.float64()), ("labels", pa.list_(pa.string()))]
@@ -266,13 +268,13 @@ class TeachClips:
         return table
 
 
-def video_id(key: str, start_s: float | None = None) -> str:
-    """Identifier of a video, or of the part from `start_s` on: by its path below the source."""
+def item_id(key: str, start_s: float | None = None) -> str:
+    """Identifier of a file, or of the part from `start_s` on: by its path below the source."""
     name = f"{key}@{start_s}" if start_s else key
     return hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:20]
 
 
-def with_ids(items: Iterable[VideoItem], source: str) -> Iterator[tuple[str, VideoItem]]:
+def with_ids(items: Iterable[Item], source: str) -> Iterator[tuple[str, Item]]:
     """Each item with its identifier.
 
     Raises:
@@ -281,10 +283,10 @@ def with_ids(items: Iterable[VideoItem], source: str) -> Iterator[tuple[str, Vid
     """
     seen: set[str] = set()
     for item in items:
-        name = video_id(item.key, item.start_s)
+        name = item_id(item.key, item.start_s if isinstance(item, VideoItem) else None)
         if name in seen:
             raise UserError(
-                f"{source}: lists {item.key} twice; every video (or part of one) must appear once"
+                f"{source}: lists {item.key} twice; every file (or part of one) must appear once"
             )
         seen.add(name)
         yield name, item
@@ -292,7 +294,7 @@ def with_ids(items: Iterable[VideoItem], source: str) -> Iterator[tuple[str, Vid
 
 @contextlib.contextmanager
 def local_file(uri: str) -> Iterator[str]:
-    """`storage.localized`, whose errors are about one video rather than about the job."""
+    """`storage.localized`, whose errors are about one file rather than about the job."""
     try:
         with storage.localized(uri) as path:
             yield str(path)

@@ -147,6 +147,16 @@ class DatasetJob:
             raise UserError(f"{source}: holds no {self.items}")
         console.print(f"{source}: {count} {self.items}")
 
+    def list_parts(self, tables: Iterable[pa.Table], schema: pa.Schema, source: str) -> None:
+        """As `list_items`, where every item is one part and needs no look into it."""
+        if not storage.exists(self.part_list):
+            count = shards.write_list(self.part_list, tables, schema, self.max_shard)
+            if not count:
+                storage.remove(self.part_list)
+                raise UserError(f"{source}: holds no {self.items}")
+            console.print(f"{source}: {count} {self.items}")
+        self.item_list = self.part_list
+
     def split(self, stage: Stage, schema: pa.Schema) -> None:
         """Look into every item; write the list of parts, with columns as in `schema`."""
         if storage.exists(self.part_list):

@@ -45,6 +45,27 @@ class VideoItem:
 
 
 @dataclass(frozen=True)
+class ImageItem:
+    """A picture with the words that people put to it.
+
+    Attributes:
+        uri: as in `VideoItem`.
+        key: as in `VideoItem`.
+        tags: as people wrote them; may be empty.
+        captions: sentences about it.
+        labels: what is known to be on it; for evaluation only.
+        split: `train`, `val` or `test` where the data set says so; None is `split_of(key)`.
+    """
+
+    uri: str
+    key: str
+    tags: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    split: str | None = None
+
+
+@dataclass(frozen=True)
 class SoundItem:
     """A file with sound.
 

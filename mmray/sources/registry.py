@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mmray.errors import UserError
-from mmray.sources import folder, manifest, sound_sets, stamps, toy
-from mmray.sources.items import SoundItem, VideoItem
+from mmray.sources import (
+    coco,
+    flickr_captions,
+    folder,
+    manifest,
+    mirflickr,
+    openclipart,
+    sound_sets,
+    stamps,
+    toy,
+)
+from mmray.sources.items import ImageItem, SoundItem, VideoItem
 
 _VIDEOS: dict[str, tuple[Callable[[str], Iterator[VideoItem]], str]] = {
     "toy": (toy.videos, "toy, or toy:DIR for a toy world made before"),
     "folder": (folder.videos, "folder:DIR, such as folder:/data/videos or folder:s3://bucket/dir"),
     "manifest": (manifest.videos, "manifest:FILE, a Parquet or CSV file with a column `uri`"),
     "stamps": (stamps.videos, "stamps, or stamps:DIR for the pictures with sounds of Tux Paint"),
+}
+_IMAGES: dict[str, tuple[Callable[[str], Iterator[ImageItem]], str]] = {
+    "toy": (toy.images, "toy, or toy:DIR for a toy world made before"),
+    "folder": (folder.images, "folder:DIR with pictures, and X.txt or X.json beside X.jpg"),
+    "manifest": (manifest.images, "manifest:FILE, a Parquet or CSV file with a column `uri`"),
+    "mirflickr": (mirflickr.images, "mirflickr:DIR, with im1.jpg or images/0/0.jpg"),
+    "coco": (coco.images, "coco:DIR, with annotations/captions_train2017.json and train2017"),
+    "flickr8k": (flickr_captions.flickr8k, "flickr8k:DIR, with Flickr8k.token.txt"),
+    "flickr30k": (flickr_captions.flickr30k, "flickr30k:DIR, with results_20130124.token"),
+    "openclipart": (openclipart.images, "openclipart, or openclipart:DIR with png and svg"),
+    "stamps": (stamps.images, "stamps, or stamps:DIR for the pictures of Tux Paint"),
 }
 _SOUNDS: dict[str, tuple[Callable[[str], Iterator[SoundItem]], str]] = {
     "folder": (sound_sets.folder_sounds, "folder:DIR, where a folder in DIR is a class"),
@@ -35,6 +57,26 @@ def videos(source: str) -> Iterator[VideoItem]:
     """
     kind, where = _parse(source, {name: text for name, (_, text) in _VIDEOS.items()})
     return _VIDEOS[kind][0](where)
+
+
+def images(source: str) -> Iterator[ImageItem]:
+    """The pictures of a source with their words, one after another, always in the same order.
+
+    Args:
+        source: `toy`, `folder:DIR`, `manifest:FILE`, `mirflickr:DIR`, `coco:DIR`, `flickr8k:DIR`,
+            `flickr30k:DIR`, `openclipart` or `stamps`; `toy`, `openclipart` and `stamps` take
+            `:DIR` too. A local path alone as in `videos`.
+
+    Raises:
+        UserError: unknown kind of source, another layout than it names, or no picture. Errors in
+            a later row of a manifest come when that row is reached.
+    """
+    kind, where = _parse(source, {name: text for name, (_, text) in _IMAGES.items()})
+    items, text = _IMAGES[kind][0](where), _IMAGES[kind][1]
+    first = next(items, None)
+    if first is None:
+        raise UserError(f"{source}: holds no pictures; expected {text}")
+    return itertools.chain([first], items)
 
 
 def media_files(source: str) -> Iterator[VideoItem]:

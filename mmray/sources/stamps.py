@@ -1,4 +1,4 @@
-"""Videos made of the stamps of Tux Paint that have a sound: the picture, still, and its sound."""
+"""The stamps of Tux Paint: pictures, and videos made of those that have a sound."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from mmray import storage
 from mmray.errors import MediaError, UserError
-from mmray.sources.items import VideoItem
+from mmray.sources.folder import local_uri, readable
+from mmray.sources.items import ImageItem, VideoItem
 
 STAMPS = "/usr/share/tuxpaint/stamps"
 """Where Debian's package tuxpaint-stamps-default puts them."""
@@ -24,6 +25,7 @@ VERSION = 1
 _FPS = 10
 _RATE = 44100
 _SOUNDS = (".ogg", ".wav")
+_VARIANTS = ("_mirror", "_flip")
 
 _log = logging.getLogger(__name__)
 
@@ -39,13 +41,57 @@ def videos(where: str) -> Iterator[VideoItem]:
     Raises:
         UserError: there is no such folder.
     """
+    return _videos(_root(where))
+
+
+def images(where: str) -> Iterator[ImageItem]:
+    """The stamps X.png; those that are drawings (X.svg) only are left out.
+
+    The caption is the English one, tags are the names of the folders on the way, the label is the
+    first of them.
+
+    Args:
+        where: as in `videos`.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    root = _root(where)
+    return (
+        _image(root, picture) for picture in sorted(root.rglob("*.png")) if not _is_variant(picture)
+    )
+
+
+def _root(where: str) -> Path:
     root = storage.local_path(where or STAMPS).expanduser()
     if not root.is_dir():
         raise UserError(
             f"{root}: there is no such folder; install Debian's tuxpaint-stamps-default, or give "
             "stamps:DIR"
         )
-    return _videos(root)
+    return root
+
+
+def _is_variant(picture: Path) -> bool:
+    """Whether it is what Tux Paint shows when it mirrors another stamp that has writing on it."""
+    for suffix in _VARIANTS:
+        stem = picture.stem.removesuffix(suffix)
+        if stem != picture.stem and picture.with_name(f"{stem}.png").is_file():
+            return True
+    return False
+
+
+def _image(root: Path, picture: Path) -> ImageItem:
+    path = picture.relative_to(root)
+    caption = _caption(picture.with_suffix(".txt"))
+    folders = [readable(name) for name in path.parts[:-1]]
+    return ImageItem(
+        local_uri(str(picture.absolute())),
+        readable(path.as_posix()),
+        tags=folders,
+        captions=[caption] if caption else [],
+        labels=folders[:1],
+    )
 
 
 def _videos(root: Path) -> Iterator[VideoItem]:
@@ -60,15 +106,15 @@ def _videos(root: Path) -> Iterator[VideoItem]:
         except (MediaError, OSError) as e:
             _log.warning("%s: left out (%s)", key, e)
             continue
-        yield VideoItem(str(video.absolute()), key, _labels(picture.with_suffix(".txt")))
+        caption = _caption(picture.with_suffix(".txt"))
+        yield VideoItem(str(video.absolute()), key, [f"caption:{caption}"] if caption else [])
 
 
-def _labels(path: Path) -> list[str]:
+def _caption(path: Path) -> str:
     """The first line is the English caption; translations follow."""
     if not path.is_file():
-        return []
-    caption = path.read_bytes().split(b"\n")[0].decode("utf-8", errors="replace").strip()
-    return [f"caption:{caption}"] if caption else []
+        return ""
+    return path.read_bytes().split(b"\n")[0].decode("utf-8-sig", errors="replace").strip()
 
 
 def _video(picture: Path, sound: Path) -> Path:

@@ -8,6 +8,7 @@ and nobody can forget or repeat it.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class PictureNet(nn.Module):
         size: S.
         mean: of each colour, in pixel values (0 to 255).
         std: deviation of each colour, in pixel values.
+        taps: modules of the body whose maps make the output `depths`; default: the last of each
+            size of map, from an eighth of the picture's size down.
     """
 
     mean: Tensor
@@ -47,10 +50,14 @@ class PictureNet(nn.Module):
         size: int,
         mean: tuple[float, ...] = (127.5, 127.5, 127.5),
         std: tuple[float, ...] = (127.5, 127.5, 127.5),
+        taps: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.body, self.head = body, head
-        self.info = NetInfo(name, classes, size, head.in_features)
+        maps = _maps(body, size)
+        self.taps = list(taps) if taps is not None else _deepest_by_size(maps, size)
+        depths_dim = sum(2 * maps[tap].shape[1] for tap in self.taps)
+        self.info = NetInfo(name, classes, size, head.in_features, depths_dim)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -58,12 +65,57 @@ class PictureNet(nn.Module):
         """uint8 [N, S, S, 3] -> float32 [N, 3, S, S] (channels last in memory)."""
         return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels uint8 [N, S, S, 3] -> probabilities float32 [N, K], features float32 [N, D]."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a picture shows, and two descriptions of it.
+
+        Args:
+            images: pixels uint8 [N, S, S, 3].
+
+        Returns:
+            Probabilities float32 [N, K]; features float32 [N, D], the input of the head; depths
+            float32 [N, P], mean and maximum over the picture of maps from several depths.
+        """
+        maps: list[Tensor] = []
+        handles = [
+            self.body.get_submodule(tap).register_forward_hook(lambda *args: maps.append(args[2]))
+            for tap in self.taps
+        ]
         features = self.body(self.normalise(images)).float()
+        for handle in handles:
+            handle.remove()
+        pooled = [x.float() for x in maps]
+        pooled = [y for x in pooled for y in (x.mean(dim=(2, 3)), x.amax(dim=(2, 3)))]
+        depths = torch.cat(pooled, dim=1) if pooled else features[:, :0]
         # The head works in float32 even under autocast: small probabilities need the digits.
         with torch.autocast(images.device.type, enabled=False):
-            return self.head(features).softmax(dim=-1), features
+            return self.head(features).softmax(dim=-1), features, depths
+
+
+@torch.no_grad()
+def _maps(body: nn.Module, size: int) -> dict[str, Tensor]:
+    """The map [1, C, h, w] that each module of a body gives, in the order in which they run."""
+    maps: dict[str, Tensor] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: Any, result: Any) -> None:
+            if isinstance(result, Tensor) and result.dim() == 4:
+                maps[name] = result
+
+        return hook
+
+    handles = [m.register_forward_hook(note(name)) for name, m in body.named_modules() if name]
+    training = body.training
+    body.eval()(torch.zeros(1, 3, size, size))
+    body.train(training)
+    for handle in handles:
+        handle.remove()
+    return maps
+
+
+def _deepest_by_size(maps: dict[str, Tensor], size: int) -> list[str]:
+    """The last module of each size of map that is at most an eighth of the picture's size."""
+    last = {x.shape[2]: name for name, x in maps.items() if 1 < x.shape[2] <= max(8, size // 8)}
+    return [name for name in maps if name in last.values()]
 
 
 class ConvNet(nn.Module):
@@ -113,6 +165,7 @@ def efficientnet_lite0(weights: str | Path) -> PictureNet:
         size=224,
         mean=(127.0,) * 3,
         std=(128.0,) * 3,
+        taps=[f"_blocks.{i}" for i in (4, 9, 14, 15)],
     ).eval()
 
 

@@ -29,7 +29,7 @@ PLACES365_NAMES = "categories_places365.txt"
 TEACHER_KIND = "teacher"
 FORMAT_VERSION = 1
 # Goes into the key of the cached graphs: raise it when what is exported changes.
-_EXPORT_VERSION = 1
+_EXPORT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,14 @@ class NetInfo:
         classes: names of the classes, in the order of the outputs.
         size: side of the square pictures it takes, in pixels.
         feature_dim: length D of the feature vectors.
+        depths_dim: length P of the vectors pooled from several depths.
     """
 
     name: str
     classes: list[str]
     size: int
     feature_dim: int
+    depths_dim: int
 
 
 @dataclass(frozen=True)

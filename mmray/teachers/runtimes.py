@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mmray.teachers.nets import PictureNet
 
-OUTPUTS = ("probabilities", "features")
+OUTPUTS = ("probabilities", "features", "depths")
 # Protocol buffers, which ONNX files are, cannot hold more.
 _MAX_ONNX_BYTES = 2**31 - 2**20
 # torch's exporter keeps global state.

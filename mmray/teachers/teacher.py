@@ -28,6 +28,7 @@ class Teacher:
         classes: names of the K classes.
         size: side S of the square pictures that the net takes, in pixels.
         feature_dim: length D of its feature vectors.
+        depths_dim: length P of the vectors pooled at several depths.
         weights_sha256: of the file with its weights.
         device: `cpu`, or the GPU it runs on.
     """
@@ -37,7 +38,8 @@ class Teacher:
     ) -> None:
         self.spec, self.weights_sha256 = recipe.spec, recipe.weights_sha256
         self.name, self.classes, self.size = info.name, info.classes, info.size
-        self.feature_dim, self.device = info.feature_dim, device
+        self.feature_dim, self.depths_dim = info.feature_dim, info.depths_dim
+        self.device = device
         self._runtime = runtime
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -60,8 +62,21 @@ class Teacher:
 
     def both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and features, for the price of one."""
-        probabilities, features = self._run(images, runtimes.OUTPUTS)
+        probabilities, features = self._run(images, ["probabilities", "features"])
         return probabilities, features
+
+    def describe(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What models of pictures learn from.
+
+        Args:
+            images: uint8 [N, S, S, 3], RGB.
+
+        Returns:
+            Probabilities float32 [N, K], and float32 [N, P + D]: what was pooled at several
+            depths, then the features. Drawings need the middle of a net made for photographs.
+        """
+        probabilities, features, depths = self._run(images, runtimes.OUTPUTS)
+        return probabilities, np.concatenate([depths, features], axis=1)
 
     def _run(self, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         images = np.asarray(images)
@@ -71,7 +86,8 @@ class Teacher:
                 f"teacher {self.name}: expected square pictures as uint8 [N, S, S, 3], got "
                 f"{images.dtype} {list(shape)}"
             )
-        widths = {"probabilities": len(self.classes), "features": self.feature_dim}
+        sizes = (len(self.classes), self.feature_dim, self.depths_dim)
+        widths = dict(zip(runtimes.OUTPUTS, sizes, strict=True))
         batch = _CPU_BATCH if self.device == "cpu" else _GPU_BATCH
         parts = [
             self._runtime.run(_resized(images[i : i + batch], self.size), outputs)
@@ -111,7 +127,7 @@ def describe_teacher(spec: str) -> dict[str, Any]:
     """What a dataset's manifest says of a teacher; the net is checked but not started.
 
     Returns:
-        `spec`, `name`, `classes`, `size`, `feature_dim` and `weights_sha256`.
+        `spec`, `name`, `classes`, `size`, `feature_dim`, `depths_dim` and `weights_sha256`.
 
     Raises:
         UserError: as `load_teacher`.
@@ -125,6 +141,7 @@ def describe_teacher(spec: str) -> dict[str, Any]:
         "classes": info.classes,
         "size": info.size,
         "feature_dim": info.feature_dim,
+        "depths_dim": info.depths_dim,
         "weights_sha256": recipe.weights_sha256,
     }
 

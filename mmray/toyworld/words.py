@@ -222,3 +222,10 @@ def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
     """Five different captions; each names the object and the place, most the colour too."""
     chosen = rng.choice(len(_TEMPLATES), 5, replace=False)
     return [_caption(scene, rng, _TEMPLATES[k]) for k in chosen]
+
+
+def colour_analogies() -> list[tuple[str, str, str, str]]:
+    """Questions `red is to rojo as blue is to azul`, for all pairs of colours, both ways."""
+    pairs = [(english[0], spanish[0]) for english, spanish in _COLOUR_WORDS.values()]
+    questions = [(*one, *other) for one in pairs for other in pairs if one != other]
+    return questions + [(b, a, d, c) for a, b, c, d in questions]

@@ -58,7 +58,10 @@ class Task(Protocol[Model]):
         """
 
     def evaluate(self, model: Model, batch: Batch) -> dict[str, Tensor]:
-        """Metrics of each example, float [B] each; the loop averages them."""
+        """Metrics of each example, float [B] each; the loop averages them.
+
+        NaN is for an example that has no such value, and does not count.
+        """
 
     def save(self, model: Model, where: str, training: dict[str, Any]) -> None:
         """Write the model folder."""
@@ -284,15 +287,15 @@ class _Run:
             return False
         self.model.eval()
         sums: dict[str, Tensor] = {}
-        count = 0
         for batch in self.val.in_order():
             with self.autocast:
                 metrics = self.task.evaluate(self.model, to_device(batch, self.device))
             for name, values in metrics.items():
-                sums[name] = sums.get(name, 0.0) + values.double().sum()
-            count += len(batch["id"])
+                known = values.double()[~values.isnan()]
+                both = torch.stack([known.sum(), known.new_tensor(len(known))])
+                sums[name] = sums.get(name, 0.0) + both
         self.model.train()
-        means = self._means(sums, count)
+        means = self._means(sums)
         self.state.evaluations.append({"step": self.state.step, **means})
         self._tell(Progress(self.state.step, self.total, means, evaluation=True), "val")
         name, better = self.task.leading
@@ -302,16 +305,18 @@ class _Run:
         self.state.best, self.state.best_step = value, self.state.step
         return True
 
-    def _means(self, sums: dict[str, Tensor], count: int) -> dict[str, float]:
-        """Means over all workers; a worker with no rows at all knows no names."""
+    def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        """Means over all workers of sums and counts; a worker with no rows knows no names."""
         names: list[Any] = [sorted(sums)]
         if self.world_size > 1:
             names = [None] * self.world_size
             dist.all_gather_object(names, sorted(sums))
         every = sorted({name for part in names for name in part})
-        local = [float(sums[name]) if name in sums else 0.0 for name in every]
-        shared = self._sum(torch.tensor([*local, float(count)], dtype=torch.float64))
-        return dict(zip(every, (shared[:-1] / shared[-1]).tolist(), strict=True))
+        nothing = torch.zeros(2, dtype=torch.float64)
+        local = [sums[name].cpu() if name in sums else nothing for name in every]
+        totals = self._sum(torch.stack(local)) if every else nothing[None]
+        values = (totals[:, 0] / totals[:, 1]).tolist()
+        return dict(zip(every, values, strict=True)) if every else {}
 
     def _tell(self, progress: Progress, prefix: str, **more: float) -> None:
         if self.rank == 0:

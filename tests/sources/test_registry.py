@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from mmray.errors import UserError
-from mmray.sources import SoundItem, sounds, videos
+from mmray.sources import SoundItem, images, sounds, videos
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,21 @@ def test_importing_sources_loads_nothing_heavy():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("source", ["nonsense", "esc50:/tmp", "", "/no/such/place"])
+def test_an_unknown_source_of_pictures_lists_the_known_ones(source):
+    with pytest.raises(UserError) as error:
+        images(source)
+    for known in (
+        *("toy:DIR", "folder:DIR", "manifest:FILE", "mirflickr:DIR", "coco:DIR", "flickr8k:DIR"),
+        *("flickr30k:DIR", "openclipart:DIR", "stamps:DIR"),
+    ):
+        assert known in str(error.value)
+
+
+def test_a_path_alone_is_a_folder_or_a_manifest_of_pictures(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"x")
+    (tmp_path / "m.csv").write_text("uri,tags\na.jpg,sea\n")
+    assert [i.tags for i in images(str(tmp_path / "m.csv"))] == [["sea"]]
+    assert [i.key for i in images(str(tmp_path))] == ["a.jpg"]

@@ -10,7 +10,7 @@ from PIL import Image
 from mmray.errors import UserError
 from mmray.media.clip import decode_clip
 from mmray.media.probe import probe
-from mmray.sources import sounds, videos
+from mmray.sources import ImageItem, images, sounds, videos
 from mmray.sources.stamps import STAMPS
 
 
@@ -109,3 +109,36 @@ def test_stamps_as_debian_has_them(tmp_path, monkeypatch):
         clip = decode_clip(item.uri, 0.0, info.duration_s, 4, 64)
         assert clip.duration_s >= 0.99
         assert item.labels[0].startswith("caption:")
+
+
+def test_stamps_are_pictures_with_captions(root):
+    (root / "animals" / "birds" / "cartoon").mkdir(parents=True)
+    picture = (root / "animals" / "cat.png").read_bytes()
+    for name in ("birds/cartoon/duck", "cat_mirror", "dog_flip", "back_flip"):
+        (root / "animals" / f"{name}.png").write_bytes(picture)
+    (root / "top.png").write_bytes(picture)
+    (root / "animals" / "drawn.svg").write_text("<svg/>")
+    (root / "animals" / "dog.txt").write_bytes(b"\xef\xbb\xbfA dog.\r\nfr.utf8=Un chien.\r\n")
+    (root / "animals" / "mute.txt").write_bytes(b"")
+    place = f"{root}/animals"
+    assert list(images(f"stamps:{root}")) == [
+        ImageItem(f"{place}/back_flip.png", "animals/back_flip.png", ["animals"], [], ["animals"]),
+        ImageItem(
+            f"{place}/birds/cartoon/duck.png",
+            "animals/birds/cartoon/duck.png",
+            ["animals", "birds", "cartoon"],
+            [],
+            ["animals"],
+        ),
+        ImageItem(f"{place}/cat.png", "animals/cat.png", ["animals"], ["A cat."], ["animals"]),
+        ImageItem(f"{place}/dog.png", "animals/dog.png", ["animals"], ["A dog."], ["animals"]),
+        ImageItem(f"{place}/mute.png", "animals/mute.png", ["animals"], [], ["animals"]),
+        ImageItem(f"{root}/top.png", "top.png"),
+    ]
+
+
+def test_pictures_of_a_missing_or_empty_folder(tmp_path):
+    with pytest.raises(UserError, match="tuxpaint-stamps-default"):
+        images("stamps:/no/such/place")
+    with pytest.raises(UserError, match="holds no pictures; expected stamps"):
+        images(f"stamps:{tmp_path}")

@@ -2,7 +2,7 @@ import pytest
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.sources import Segment, VideoItem, sounds, videos
+from mmray.sources import Segment, VideoItem, images, sounds, videos
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +43,34 @@ def test_a_folder_that_is_no_toy_world(tmp_path):
     storage.write_json(tmp_path / "world.json", {"kind": "other"})
     with pytest.raises(UserError, match="is not a complete toy world"):
         videos(f"toy:{tmp_path}")
+
+
+def test_pictures_come_with_words_and_what_they_show(tmp_path):
+    import pyarrow.parquet as pq
+
+    from mmray.toyworld.build import make_world
+
+    root = make_world(tmp_path / "toy", num_videos=0, num_images=40, workers=1)
+    shown = pq.read_table(root / "images.parquet").to_pylist()
+    truth = pq.read_table(root / "truth" / "images.parquet").to_pylist()
+    items = list(images(f"toy:{root}"))
+    assert [i.key for i in items] == sorted(row["key"] for row in shown)
+    for item, row, known in zip(items, shown, truth, strict=True):
+        assert storage.exists(item.uri)
+        assert (item.tags, item.captions) == (row["tags"], row["captions"])
+        assert item.labels == [
+            *(f"{name}:{known[name]}" for name in ("object", "place", "colour", "weather")),
+            *(f"other:{name}" for name in known["others"]),
+        ]
+    assert any(label.startswith("other:") for item in items for label in item.labels)
+
+    pq.write_table(pq.read_table(root / "images.parquet").slice(0, 30), root / "images.parquet")
+    with pytest.raises(UserError, match="tell of different pictures"):
+        list(images(f"toy:{root}"))
+
+
+def test_a_world_without_pictures(world, tmp_path):
+    with pytest.raises(UserError, match="holds no pictures"):
+        images(f"toy:{world}")
+    with pytest.raises(UserError, match="is not a complete toy world"):
+        images(f"toy:{tmp_path}")

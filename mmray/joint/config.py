@@ -1,0 +1,70 @@
+"""Choices of a joint model. Light: the job's command line is made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from mmray.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossWeights:
+    """What counts how much."""
+
+    tags_weight: float = 0.5
+    """Weight of completing a tag set without its picture (the picture alone has weight 1)."""
+    both_weight: float = 0.5
+    """Weight of completing a picture's tags, given the picture and some of them."""
+    contrastive_weight: float = 0.5
+    """Weight of finding pictures by their tags and tags by their pictures."""
+    untagged_weight: float = 0.5
+    """Weight of agreeing with itself on pictures without tags, seen whole and seen in part."""
+    doubt: float = 0.5
+    """How far an absent tag is taken for an omission where the model believes in it; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointOptions:
+    """What is open about a joint model."""
+
+    arch: Literal["joint", "dbm"] = "joint"
+    """The modern model, or the multimodal Boltzmann machine of 2012."""
+    min_count: int = 10
+    """A tag of fewer training pictures is not learned."""
+    max_tags: int = 2000
+    """Learn at most so many tags, the most frequent."""
+    hidden: int = 1024
+    """Length of the joint vector."""
+    dim: int = 256
+    """Length of tag embeddings and of the vectors to search with."""
+    dropout: float = 0.5
+    """Dropout of the towers and of the joint vector."""
+    mixup: float = 0.4
+    """Parameter of the mixing of examples; 0 for none."""
+    pretrain_epochs: float = 10.0
+    """Passes over the data for each modality alone; 0 for none."""
+    tagged: float = 1.0
+    """Use the tags of this share of the tagged pictures only, to measure what the others give."""
+    weights: Annotated[LossWeights, tyro.conf.arg(name="")] = field(default_factory=LossWeights)
+
+    def check(self) -> None:
+        """Raise a `UserError` that names the flag when a value cannot work."""
+        for name in ("min_count", "max_tags", "hidden", "dim"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: expected 1 or more")
+        values = {"mixup": self.mixup, "pretrain_epochs": self.pretrain_epochs}
+        for name, value in {**values, **dataclasses.asdict(self.weights)}.items():
+            if not 0 <= value < float("inf"):
+                raise UserError(f"{_flag(name)} {value:g}: expected 0 or more")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"--dropout {self.dropout:g}: expected 0 or more, below 1")
+        if not 0 < self.tagged <= 1:
+            raise UserError(f"--tagged {self.tagged:g}: expected a share above 0, up to 1")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

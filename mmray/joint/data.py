@@ -1,0 +1,113 @@
+"""Rows of an image dataset as batches of pictures and tag sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from mmray.joint.vocabulary import Vocabulary
+from mmray.pipeline.dataset import Dataset
+from mmray.training.loader import Batch, Row
+
+STATISTICS_ROWS = 200_000
+SMALLEST_STD = 1e-2
+
+
+@dataclass(frozen=True)
+class JointExamples:
+    """Pictures with their tags, and some of the tags given away.
+
+    A batch has `features` float32 [B, D]; `tags` float32 [B, V], 1 for each tag that a picture
+    has; `given` float32 [B, V], those of them that the model is shown; `has_tags` float32 [B]; in
+    training also `noise` uint8 [B, noise], from which all dropout is made: so the losses do not
+    depend on which worker has an example.
+
+    In training a picture is mixed with another (mixup: Zhang et al., ICLR 2018) and so are the
+    tags, when both pictures have tags or both have none.
+
+    Args:
+        vocabulary: the tags that are known.
+        noise: random bytes of an example.
+        mixup: parameter of the Beta distribution of the mix; 0 for none.
+        tagged: use the tags of this share of the training pictures, 0 to 1; the others count as
+            untagged. For measuring what untagged pictures are worth.
+    """
+
+    vocabulary: Vocabulary = field(repr=False)
+    noise: int = 0
+    mixup: float = 0.0
+    tagged: float = 1.0
+
+    columns = ("id", "features", "tags")
+
+    def __call__(
+        self, rows: Sequence[Row], neighbours: Sequence[Row], rngs: Sequence[np.random.Generator]
+    ) -> Batch:
+        """See `mmray.training.loader.Examples`."""
+        features = np.stack([row["features"] for row in rows]).astype(np.float32)
+        tags = self._tags(rows)
+        if not rngs:
+            # Every other tag is shown, always the same ones.
+            given = tags * (np.cumsum(tags, axis=1) % 2 == 1)
+            return self._batch(features, tags, given)
+        if self.mixup > 0:
+            others = np.stack([row["features"] for row in neighbours]).astype(np.float32)
+            other_tags = self._tags(neighbours)
+            mix = np.array([rng.beta(self.mixup, self.mixup) for rng in rngs], np.float32)
+            mix = np.maximum(mix, 1 - mix)
+            mix[tags.any(axis=1) != other_tags.any(axis=1)] = 1.0
+            features = mix[:, None] * features + (1 - mix[:, None]) * others
+            tags = mix[:, None] * tags + (1 - mix[:, None]) * other_tags
+        shown = np.stack([rng.random(tags.shape[1]) < rng.random() for rng in rngs])
+        batch = self._batch(features, tags, tags * shown)
+        noise = [rng.integers(0, 256, self.noise, dtype=np.uint8) for rng in rngs]
+        return {**batch, "noise": torch.from_numpy(np.stack(noise))}
+
+    def _tags(self, rows: Sequence[Row]) -> np.ndarray:
+        table = np.zeros((len(rows), len(self.vocabulary)), np.float32)
+        for i, row in enumerate(rows):
+            if self.tagged >= 1 or _share(row["id"]) < self.tagged:
+                table[i, self.vocabulary.known(row["tags"] or [])] = 1.0
+        return table
+
+    def _batch(self, features: np.ndarray, tags: np.ndarray, given: np.ndarray) -> Batch:
+        return {
+            "features": torch.from_numpy(features),
+            "tags": torch.from_numpy(tags),
+            "given": torch.from_numpy(given),
+            "has_tags": torch.from_numpy(tags.any(axis=1).astype(np.float32)),
+        }
+
+
+def _share(identifier: str) -> float:
+    """A number in [0, 1) that depends on the picture alone."""
+    import zlib
+
+    return zlib.crc32(identifier.encode()) / 2**32
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of each feature, float32 [D], over pictures with tags or without."""
+
+    mean: np.ndarray = field(repr=False)
+    std: np.ndarray = field(repr=False)
+
+
+def feature_statistics(dataset: Dataset) -> Statistics:
+    """Statistics of the training pictures, streamed; of the first 200,000 where there are more."""
+    from mmray.pipeline.dataset import tensor
+
+    count, total, squares = 0, np.zeros(0), np.zeros(0)
+    for table in dataset.batches(["features"], 1024, split="train", limit=STATISTICS_ROWS):
+        values = tensor(table["features"]).astype(np.float64)
+        count += len(values)
+        total = values.sum(0) + (total if total.size else 0)
+        squares = (values**2).sum(0) + (squares if squares.size else 0)
+    mean = total / max(count, 1)
+    variance = np.maximum(squares / max(count, 1) - mean**2, 0)
+    std = np.maximum(np.sqrt(variance), SMALLEST_STD)
+    return Statistics(mean.astype(np.float32), std.astype(np.float32))

@@ -1,0 +1,264 @@
+"""A joint model beside its baselines, on pictures that none of them has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmray.errors import UserError
+from mmray.joint import arithmetic, metrics
+from mmray.joint.baselines import BASELINES, Linear, TagData, class_methods
+from mmray.joint.predict import Tagger
+from mmray.joint.probes import (
+    REMOVED,
+    ClassProbe,
+    Pictures,
+    class_names,
+    names_class,
+    thinned,
+    truth_of,
+)
+from mmray.joint.vocabulary import presence
+from mmray.pipeline.dataset import Dataset, tensor
+from mmray.pipeline.images import backbone_of
+
+MOST_TRAIN = 20_000
+"""Training pictures that the baselines learn from, whose cost grows with their square."""
+RETRIEVAL_POOL = 1_000
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The pictures of each split, and which tags are measured.
+
+    Args:
+        measured: bool [V]: tags of enough training pictures.
+    """
+
+    train: Pictures
+    val: Pictures
+    test: Pictures
+    measured: np.ndarray
+
+    def tag_data(self, split: str) -> TagData:
+        """Features and measured tags of the pictures that have any (of the test split: of all)."""
+        pictures: Pictures = getattr(self, split)
+        tags = pictures.tags[:, self.measured]
+        rows = tags.any(axis=1) if split != "test" else np.ones(len(tags), bool)
+        return TagData(pictures.features[rows], tags[rows])
+
+
+def read_splits(
+    tagger: Tagger, dataset: Dataset, split: str, limit: int | None, min_count: int
+) -> Splits:
+    """The pictures to learn from and to measure on.
+
+    Raises:
+        UserError: the dataset was made with another backbone than the model's.
+    """
+    check_backbone(tagger, dataset)
+    train = _read(tagger, dataset, "train", MOST_TRAIN)
+    val = _read(tagger, dataset, "val", MOST_TRAIN)
+    test = _read(tagger, dataset, split, limit)
+    if not len(test):
+        raise UserError(f"{dataset.uri}: has no pictures of the split {split!r} to measure on")
+    measured = train.tags.sum(axis=0) >= min_count
+    if not measured.any():
+        raise UserError(
+            f"{dataset.uri}: none of the model's {len(tagger.vocabulary)} tags occurs in "
+            f"{min_count} or more training pictures; is it the model of another dataset?"
+        )
+    return Splits(train, val, test, measured)
+
+
+def check_backbone(tagger: Tagger, dataset: Dataset) -> None:
+    """Refuse features that other nets made than the model's.
+
+    Raises:
+        UserError: names both.
+    """
+    wanted, found = tagger.scorer.backbone, backbone_of(dataset)
+    same = ("weights_sha256", "fit", "dim")
+    if any(wanted[key] != found[key] for key in same):
+        raise UserError(
+            f"{dataset.uri}: its features are of {', '.join(found['nets'])} ({found['fit']}), the "
+            f"model's are of {', '.join(wanted['nets'])} ({wanted['fit']}); prepare the pictures "
+            "with the model's --backbone and --fit, or train a model on this dataset"
+        )
+
+
+def _read(tagger: Tagger, dataset: Dataset, split: str, most: int | None) -> Pictures:
+    columns = ["id", "features", "tags", "labels"]
+    features, tags, labels, ids = [], [], [], []
+    for table in dataset.batches(columns, 1024, split=split, limit=most):
+        features.append(tensor(table["features"]).astype(np.float32))
+        tags.append(presence(tagger.vocabulary, table["tags"].to_pylist()))
+        labels += [found or [] for found in table["labels"].to_pylist()]
+        ids += table["id"].to_pylist()
+    dim, words = tagger.scorer.model.config.feature_dim, len(tagger.vocabulary)
+    none = (np.zeros((0, dim), np.float32), np.zeros((0, words), bool))
+    return Pictures(
+        np.concatenate([none[0], *features]), np.concatenate([none[1], *tags]), labels, ids
+    )
+
+
+def evaluate(
+    tagger: Tagger,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    limit: int | None = None,
+    min_count: int = 10,
+    seed: int = 0,
+    others: dict[str, Tagger] | None = None,
+    analogies: list[tuple[str, str, str, str]] | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, float]:
+    """Everything that is measured of a joint model, by flat names; see docs/measurements.md.
+
+    Args:
+        tagger: the model.
+        dataset: pictures with features of the model's backbone.
+        split: the split to measure on.
+        limit: only its first pictures.
+        min_count: measure tags of at least so many training pictures.
+        seed: of baselines and of what is drawn by lot.
+        others: more models for the same table, by name.
+        analogies: questions `a is to b as c is to d`.
+        report: called with a line of progress.
+
+    Raises:
+        UserError: the model and the dataset do not belong together.
+    """
+    data = read_splits(tagger, dataset, split, limit, min_count)
+    found = tag_metrics(tagger, data, seed, others or {}, report)
+    report("classes, retrieval and arithmetic")
+    found |= class_metrics(tagger, data, seed, others or {})
+    found |= retrieval_metrics(tagger, data)
+    found |= arithmetic.swap_metrics(tagger, data.test)
+    found |= arithmetic.analogy_metrics(tagger, analogies or [])
+    return found
+
+
+def tag_metrics(
+    tagger: Tagger,
+    data: Splits,
+    seed: int,
+    others: dict[str, Tagger],
+    report: Callable[[str], None],
+) -> dict[str, float]:
+    """`tags.METHOD.MEASURE` from the picture alone, and `completed.METHOD.MEASURE`."""
+    train, val, test = (data.tag_data(name) for name in ("train", "val", "test"))
+    scores = {}
+    for name, method in BASELINES.items():
+        report(f"baseline: {name}")
+        scores[name] = method(train, val, seed).scores(test.features)
+    for name, model in {**others, "joint": tagger}.items():
+        scores[name] = model.scorer.probabilities(test.features)[:, data.measured]
+    found = _flat("tags", scores, test.tags)
+    report("tags, given half of them")
+    return found | _completed(tagger, data, others)
+
+
+def _completed(tagger: Tagger, data: Splits, others: dict[str, Tagger]) -> dict[str, float]:
+    """The hidden half of the tags, from the picture, from the other half, and from both."""
+    halves = {}
+    for name in ("train", "val", "test"):
+        pictures: Pictures = getattr(data, name)
+        shown = pictures.tags & (np.cumsum(pictures.tags, axis=1) % 2 == 1)
+        halves[name] = (pictures.features, shown, pictures.tags & ~shown)
+    features, shown, hidden = halves["test"]
+    scores = {}
+    for name, use in (("linear pictures", "p"), ("linear tags", "t"), ("linear both", "pt")):
+        views = {
+            k: np.concatenate([*([x] if "p" in use else []), *([s] if "t" in use else [])], axis=1)
+            for k, (x, s, _) in halves.items()
+        }
+        parts = {k: TagData(views[k].astype(np.float32), halves[k][2]) for k in ("train", "val")}
+        scores[name] = Linear().fit(parts["train"], parts["val"]).scores(views["test"])
+    for name, model in {**others, "joint": tagger}.items():
+        scores[f"{name} tags"] = model.scorer.probabilities(None, shown)
+        scores[f"{name} both"] = model.scorer.probabilities(features, shown)
+    rows = hidden.any(axis=1)
+    scores = {k: np.where(shown, 0, v)[rows][:, data.measured] for k, v in scores.items()}
+    return _flat("completed", scores, hidden[rows][:, data.measured])
+
+
+def _flat(group: str, scores: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, float]:
+    return {
+        f"{group}.{_key(method)}.{name}": value
+        for method, values in scores.items()
+        for name, value in metrics.evaluate_tags(values, truth).items()
+    }
+
+
+def _key(method: str) -> str:
+    return method.replace(" + ", "_").replace(" ", "_").lower()
+
+
+def class_metrics(
+    tagger: Tagger, data: Splits, seed: int, others: dict[str, Tagger]
+) -> dict[str, float]:
+    """`classes.*`, `p50.*` and `missing.*`: what pictures and tags tell of labels.
+
+    Tags that name a class are not shown. Nothing is returned where pictures have no labels.
+    """
+    classes = class_names(data.train)
+    if len(classes) < 2 or not any(data.test.labels):
+        return {}
+    allowed = np.array([not names_class(t, classes) for t in tagger.vocabulary.tags])
+    train, test = (_shown(p, classes, allowed) for p in (data.train, data.test))
+    truth, wanted = truth_of(train, classes), truth_of(test, classes)
+    baseline = class_methods(
+        TagData(train.features, train.tags), truth, TagData(test.features, test.tags), seed
+    )
+    scores = {
+        "image_baseline": baseline["pictures"],
+        "tags_baseline": baseline["tags"],
+        "concat_baseline": baseline["pictures + tags"],
+        "average_baseline": baseline["average"],
+    }
+    for name, model in {"": tagger, **{f"{n}_": m for n, m in others.items()}}.items():
+        probe = ClassProbe(model.scorer, train, truth, seed)
+        scores[f"{name}both"] = probe.scores(test.features, test.tags)
+        scores[f"{name}image"] = probe.scores(test.features, None)
+        scores[f"{name}tags"] = probe.scores(None, test.tags)
+        if not name:
+            for percent in REMOVED:
+                left = thinned(test.tags, percent, seed)
+                scores[f"missing.{percent}"] = probe.scores(test.features, left)
+    found = {}
+    for name, values in scores.items():
+        key = name if name.startswith("missing.") else f"classes.{name}"
+        found[key] = metrics.class_map(values, wanted)
+        if not name.startswith("missing."):
+            found[f"p50.{name}"] = metrics.class_precision_at_50(values, wanted)
+    return found
+
+
+def _shown(pictures: Pictures, classes: list[str], allowed: np.ndarray) -> Pictures:
+    """The pictures of the classes, with the tags that do not name one."""
+    known = set(classes)
+    rows = np.array([bool(known & set(labels)) for labels in pictures.labels], bool)
+    chosen = pictures.take(rows)
+    return Pictures(chosen.features, chosen.tags & allowed, chosen.labels, chosen.ids)
+
+
+def retrieval_metrics(tagger: Tagger, data: Splits) -> dict[str, float]:
+    """`retrieval.image_to_tags.*` and `retrieval.tags_to_image.*` among 1,000 pairs."""
+    tags = data.test.tags[:, data.measured]
+    rows = np.flatnonzero(tags.any(axis=1))[:RETRIEVAL_POOL]
+    if len(rows) < 2:
+        return {}
+    pool = data.test.take(rows)
+    pictures = tagger.scorer.picture_vectors(pool.features)
+    sets = tagger.scorer.tag_vectors(pool.tags.astype(np.float32))
+    ways = metrics.retrieval_both_ways(pictures @ sets.T)
+    names = {"to_tags": "image_to_tags", "to_images": "tags_to_image"}
+    found = {}
+    for key, value in ways.items():
+        way, measure = key.split(".")
+        found[f"retrieval.{names[way]}.{measure}"] = value
+    return found

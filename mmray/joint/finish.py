@@ -1,0 +1,243 @@
+"""After the last step: what a model keeps of its dataset, and the model folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score
+
+from mmray import storage
+from mmray.errors import UserError
+from mmray.joint.data import Statistics, _share
+from mmray.joint.memory import Memory
+from mmray.joint.model import JointConfig, JointModel
+from mmray.joint.scorer import Scorer
+from mmray.joint.task import JointTask
+from mmray.joint.vocabulary import Vocabulary, presence
+from mmray.models import read_config
+from mmray.pipeline.dataset import Dataset, tensor
+from mmray.pipeline.images import backbone_of
+
+KIND = "joint"
+FORMAT_VERSION = 1
+MEMORY_ROWS = 50_000
+CALIBRATION_ROWS = 5_000
+VISUAL_ROWS = 20_000
+VISUAL_AUC = 0.6
+"""Tags that pictures tell less well are not generated unless they are asked for."""
+
+
+def finish(task: JointTask, model: JointModel, where: str, training: dict[str, Any]) -> None:
+    """Make memory, calibration and the tags' visual scores, and write the model folder."""
+    dataset = Dataset(task.data, "images")
+    features, tags = rows_with_tags(dataset, "train", task.vocabulary, MEMORY_ROWS, task.tagged)
+    scorer = Scorer(
+        model.eval(),
+        task.vocabulary,
+        Memory(np.zeros((0, model.config.hidden)), np.zeros((0, len(task.vocabulary)))),
+        {},
+        visual_scores(features[:VISUAL_ROWS], tags[:VISUAL_ROWS], task.statistics),
+        backbone=backbone_of(dataset),
+    )
+    scorer.centre = {
+        "pictures": scorer.picture_vectors(features).mean(axis=0),
+        "tags": scorer.embeddings.mean(axis=0),
+    }
+    vectors = scorer.vectors(features, None)
+    scorer.memory = Memory(vectors, tags)
+    held_out = rows_with_tags(dataset, "val", task.vocabulary, CALIBRATION_ROWS)
+    if len(held_out[0]):
+        scorer.calibration = calibrate(scorer, *held_out)
+    else:  # nothing is held out: the training pictures, each without its own memory
+        own = np.arange(min(len(vectors), CALIBRATION_ROWS))
+        scorer.calibration = calibrate(scorer, features[own], tags[own], own)
+    save(scorer, where, training)
+
+
+def rows_with_tags(
+    dataset: Dataset, split: str, vocabulary: Vocabulary, most: int, tagged: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features float32 [N, D] and tags bool [N, V] of pictures that have known tags."""
+    features, tags, count = [], [], 0
+    for table in dataset.batches(["id", "features", "tags"], 1024, split=split):
+        known = presence(vocabulary, table["tags"].to_pylist())
+        used = np.array([tagged >= 1 or _share(i) < tagged for i in table["id"].to_pylist()])
+        chosen = known.any(axis=1) & used
+        features.append(tensor(table["features"])[chosen].astype(np.float32))
+        tags.append(known[chosen])
+        count += int(chosen.sum())
+        if count >= most:
+            break
+    if not count:
+        dim = int(dataset.manifest["teachers"]["features_0"]["feature_dim"])
+        return np.zeros((0, dim), np.float32), np.zeros((0, len(vocabulary)), bool)
+    return np.concatenate(features)[:most], np.concatenate(tags)[:most]
+
+
+def calibrate(
+    scorer: Scorer, features: np.ndarray, tags: np.ndarray, own: np.ndarray | None = None
+) -> dict[str, list[float]]:
+    """Weights by which evidence becomes probability, for each kind of evidence.
+
+    Args:
+        scorer: net and memory.
+        features: of held-out pictures, [N, D].
+        tags: that they have, bool [N, V].
+        own: their places in the memory, when they are in it.
+    """
+    given = tags & (np.cumsum(tags, axis=1) % 2 == 1)
+    cases = {
+        "picture": (features, None, tags, np.ones_like(tags)),
+        "both": (features, given, tags, ~given),
+        "tags": (None, given, tags, ~given),
+    }
+    weights = {}
+    for name, (pictures, shown, wanted, counts) in cases.items():
+        net, memory, frequency = scorer.evidence(pictures, shown, own)
+        columns = [net[counts], memory[counts], np.broadcast_to(frequency, net.shape)[counts]]
+        x, y = np.stack(columns, axis=1), wanted[counts]
+        if len(np.unique(y)) < 2:
+            weights[name] = [1.0, 0.0, 0.0, 0.0]
+            continue
+        fit = LogisticRegression(C=100.0, max_iter=200).fit(x, y)
+        weights[name] = [*map(float, fit.coef_[0]), float(fit.intercept_[0])]
+    return weights
+
+
+def visual_scores(
+    features: np.ndarray, tags: np.ndarray, statistics: Statistics, folds: int = 5
+) -> np.ndarray:
+    """How well pictures tell each tag: area under the ROC curve of held-out fifths, [V].
+
+    A linear probe says it: cameras, years and awards are not in the picture, so that no model of
+    pictures, however good, does better than chance at them. 0.5 for a tag of fewer than two
+    pictures.
+    """
+    x = ((features - statistics.mean) / statistics.std).clip(-6, 6)
+    scores = np.zeros(tags.shape, np.float32)
+    if len(x) < 2 * folds:
+        return np.full(tags.shape[1], 0.5)
+    fold = np.arange(len(x)) % folds
+    for i in range(folds):
+        fit = Ridge(alpha=float(x.shape[1])).fit(x[fold != i], tags[fold != i])
+        scores[fold == i] = fit.predict(x[fold == i])
+    return np.array(
+        [
+            roc_auc_score(tags[:, j], scores[:, j]) if 1 < tags[:, j].sum() < len(tags) else 0.5
+            for j in range(tags.shape[1])
+        ]
+    )
+
+
+def save(scorer: Scorer, where: str, training: dict[str, Any]) -> None:
+    """Write a model folder; `config.json` comes last and makes it complete."""
+    storage.remove(storage.join(where, "config.json"))
+    state = scorer.model.state_dict().items()
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state}
+    kept = scorer.memory.tensors() | {f"centre.{k}": v for k, v in scorer.centre.items()}
+    tensors |= {k: torch.from_numpy(v).contiguous() for k, v in kept.items()}
+    storage.write_bytes(storage.join(where, "model.safetensors"), safetensors.torch.save(tensors))
+    visual = [round(float(v), 4) for v in scorer.visual]
+    tags = {**scorer.vocabulary.to_json(), "visual": visual}
+    storage.write_json(storage.join(where, "tags.json"), tags)
+    storage.write_bytes(storage.join(where, "README.md"), _card(scorer, training).encode())
+    config = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "sizes": scorer.model.config.to_json(),
+        "backbone": _keep_nets(scorer.backbone, where),
+        "calibration": scorer.calibration,
+        "training": training,
+    }
+    storage.write_json(storage.join(where, "config.json"), config)
+
+
+def load(where: str) -> Scorer:
+    """Read a model folder.
+
+    Raises:
+        UserError: it is not one of a joint model, or its files do not belong together.
+    """
+    config = read_config(where)
+    if config.get("kind") != KIND:
+        raise UserError(f"{where}: holds a model of kind {config.get('kind')!r}, expected {KIND!r}")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{where}: has format version {config.get('format_version')!r}; this mmray reads "
+            f"version {FORMAT_VERSION}, so train the model again"
+        )
+    names = storage.join(where, "tags.json")
+    record = storage.read_json(names)
+    vocabulary = Vocabulary.from_json(record, names)
+    try:
+        model = JointModel(JointConfig(**config["sizes"]))
+        with storage.localized(storage.join(where, "model.safetensors")) as path:
+            tensors = safetensors.torch.load_file(path)
+        kept = {
+            k: tensors.pop(k).numpy() for k in list(tensors) if k.startswith(("memory.", "centre."))
+        }
+        model.load_state_dict(tensors)
+        centre = {name: kept[f"centre.{name}"] for name in ("pictures", "tags")}
+        memory = Memory.from_tensors(kept, len(vocabulary))
+        backbone = _find_nets(config["backbone"], where)
+        visual = np.asarray(record["visual"], np.float32)
+        if not len(vocabulary) == model.config.num_tags == len(visual):
+            raise ValueError("tags.json names another number of tags than the net has")
+        calibration = config["calibration"]
+        return Scorer(model.eval(), vocabulary, memory, calibration, visual, centre, backbone)
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as e:
+        if isinstance(e, UserError):
+            raise
+        raise UserError(f"{where}: its files do not belong together ({e})") from e
+
+
+def _keep_nets(backbone: dict[str, Any], where: str) -> dict[str, Any]:
+    """Copy a backbone's own small nets into the folder, which then needs nothing beside it."""
+    nets = []
+    for i, spec in enumerate(backbone["nets"]):
+        if spec.startswith("mmray:"):
+            source = spec.removeprefix("mmray:")
+            for name in ("config.json", "model.safetensors"):
+                with storage.open_file(storage.join(source, name)) as f:
+                    storage.write_bytes(storage.join(where, f"backbone-{i}", name), f.read())
+            spec = f"mmray:backbone-{i}"
+        nets.append(spec)
+    return {**backbone, "nets": nets}
+
+
+def _find_nets(backbone: dict[str, Any], where: str) -> dict[str, Any]:
+    inside = "mmray:backbone-"
+    nets = [
+        f"mmray:{storage.join(where, spec.removeprefix('mmray:'))}"
+        if spec.startswith(inside)
+        else spec
+        for spec in backbone["nets"]
+    ]
+    return {**backbone, "nets": nets}
+
+
+def _card(scorer: Scorer, training: dict[str, Any]) -> str:
+    useless = [
+        t for t, v in zip(scorer.vocabulary.tags, scorer.visual, strict=True) if v < VISUAL_AUC
+    ]
+    metrics = ", ".join(f"{k} {v:.3f}" for k, v in training.get("val", {}).items())
+    return f"""# Joint model of pictures and tags
+
+Knows {len(scorer.vocabulary)} tags, for example {", ".join(scorer.vocabulary.tags[:12])}.
+Remembers {len(scorer.memory)} training pictures. On held-out pictures: {metrics or "not measured"}.
+
+    import mmray
+    tagger = mmray.load("this folder")
+    tagger.tags([picture], k=5)            # picture: uint8 [height, width, 3]
+    tagger.search(plus=["sunset"], minus=["beach"], k=10)
+
+Tags that pictures do not tell, and that are not generated unless asked for: \
+{", ".join(useless[:30]) or "none"}.
+
+Its tags are those that people gave to the training pictures, with their language, errors and
+prejudices; a probability says how likely such a person would give the tag, not that it is true.
+"""

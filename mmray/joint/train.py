@@ -1,0 +1,142 @@
+"""From an image dataset and a few choices to the training jobs of a joint model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+
+from mmray import storage
+from mmray.joint.config import JointOptions
+from mmray.joint.data import JointExamples, Statistics, feature_statistics
+from mmray.joint.model import JointConfig
+from mmray.joint.pretrain import PicturePretraining, TagPretraining, first_embeddings
+from mmray.joint.task import JointTask
+from mmray.joint.vocabulary import Vocabulary, build_vocabulary
+from mmray.pipeline.dataset import Dataset
+from mmray.pipeline.images import backbone_of
+from mmray.training.config import TrainConfig
+from mmray.training.train import Job, Trained, train
+
+EMBEDDING_ROWS = 500_000
+PRETRAINING_LR = 1e-3
+
+
+@dataclass(frozen=True)
+class JointTraining:
+    """The jobs of one joint model: each tower alone, then all of it.
+
+    Args:
+        options: the choices.
+        config: how the joint net is trained.
+        data: folder (or URI) of the image dataset.
+        out: folder (or URI) that the jobs write.
+        limit: use only the first rows of each split.
+    """
+
+    options: JointOptions
+    config: TrainConfig
+    data: str
+    out: str
+    limit: int | None = None
+
+    def run(self, *, overwrite: bool = False) -> Trained:
+        """Train, or go on where an earlier run stopped.
+
+        Raises:
+            UserError: the dataset, the options or what is in `out` do not allow it.
+            mmray.cli.JobFailed: workers died too often.
+        """
+        self.options.check()
+        self.config.check()
+        dataset = Dataset(self.data, "images")
+        vocabulary = build_vocabulary(
+            dataset,
+            min_count=self.options.min_count,
+            max_tags=self.options.max_tags,
+            limit=self.limit,
+        )
+        statistics = feature_statistics(dataset)
+        sizes = JointConfig(
+            feature_dim=int(backbone_of(dataset)["dim"]),
+            num_tags=len(vocabulary),
+            hidden=self.options.hidden,
+            dim=self.options.dim,
+            dropout=self.options.dropout,
+        )
+        towers = {}
+        if self.options.pretrain_epochs > 0:
+            for name, job in self._pretraining(dataset, vocabulary, statistics, sizes).items():
+                towers[name] = train(job, overwrite=overwrite).path
+        return train(self._joint(vocabulary, statistics, sizes, towers), overwrite=overwrite)
+
+    def _pretraining(
+        self, dataset: Dataset, vocabulary: Vocabulary, statistics: Statistics, sizes: JointConfig
+    ) -> dict[str, Job]:
+        embeddings = first_embeddings(_tag_sets(dataset, vocabulary), sizes.dim)
+        tasks: dict[str, PicturePretraining | TagPretraining] = {
+            "pictures": PicturePretraining(sizes, statistics),
+            "tags": TagPretraining(sizes, vocabulary, embeddings),
+        }
+        config = dataclasses.replace(
+            self.config,
+            steps=None,
+            epochs=self.options.pretrain_epochs,
+            lr=PRETRAINING_LR,
+            schedule="cosine",
+        )
+        return {
+            name: self._job(
+                task, vocabulary, sizes, storage.join(self.out, f"{name}_alone"), config
+            )
+            for name, task in tasks.items()
+        }
+
+    def _joint(
+        self,
+        vocabulary: Vocabulary,
+        statistics: Statistics,
+        sizes: JointConfig,
+        towers: dict[str, str],
+    ) -> Job:
+        options = self.options
+        task = JointTask(
+            sizes,
+            vocabulary,
+            statistics,
+            options.weights,
+            towers,
+            storage.absolute(self.data),
+            options.mixup,
+            options.tagged,
+        )
+        return self._job(task, vocabulary, sizes, "", self.config)
+
+    def _job(
+        self,
+        task: JointTask | PicturePretraining | TagPretraining,
+        vocabulary: Vocabulary,
+        sizes: JointConfig,
+        folder: str,
+        config: TrainConfig,
+    ) -> Job:
+        out = storage.join(self.out, folder) if folder else self.out
+        mixup = self.options.mixup if isinstance(task, JointTask) else 0.0
+        examples = JointExamples(vocabulary, sizes.noise, mixup, self.options.tagged)
+        held_out = JointExamples(vocabulary)
+        return Job(task, examples, held_out, self.data, "images", out, config, self.limit)
+
+
+def _tag_sets(dataset: Dataset, vocabulary: Vocabulary) -> scipy.sparse.csr_matrix:
+    """The training pictures' tag sets, as a sparse table [N, V]; of the first half million."""
+    rows, columns, count = [], [], 0
+    for table in dataset.batches(["tags"], 4096, split="train", limit=EMBEDDING_ROWS):
+        for tags in table["tags"].to_pylist():
+            known = vocabulary.known(tags or [])
+            rows += [count] * len(known)
+            columns += known
+            count += 1
+    ones = np.ones(len(rows))
+    return scipy.sparse.csr_matrix((ones, (rows, columns)), (count, len(vocabulary)))

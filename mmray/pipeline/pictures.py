@@ -1,0 +1,124 @@
+"""The stages that turn files into rows of pictures: decode, describe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from mmray.errors import MediaError
+from mmray.media.image import Fit
+from mmray.pipeline.clips import local_file
+from mmray.pipeline.dataset import tensor_column
+from mmray.pipeline.stages import Errors, failed
+
+PICTURE_SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "uri": pa.string(),
+        "split": pa.string(),
+        "tags": pa.list_(pa.string()),
+        "captions": pa.list_(pa.string()),
+        "labels": pa.list_(pa.string()),
+    }
+)
+
+
+@dataclass
+class DecodePictures:
+    """Decode each row's file in a child process that may be killed.
+
+    Args:
+        size: width and height of the squares in pixels.
+        fit: how pictures become squares.
+        timeout_s: time limit for one picture.
+    """
+
+    size: int
+    fit: Fit
+    timeout_s: float
+
+    def setup(self) -> None:
+        """Start the child process that decodes."""
+        from mmray.media.sandbox import Sandbox
+
+        self._sandbox = Sandbox(timeout_s=self.timeout_s, max_calls=10_000)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Add `pixels` (uint8 bytes), `thumbnail`, `width`, `height` and errors."""
+        from mmray.media.image import read_picture
+
+        errors = Errors(rows.num_rows)
+        columns: dict[str, list[object]] = {n: [] for n in ("pixels", "thumbnail", *_SIZES)}
+        for i, uri in enumerate(rows["uri"].to_pylist()):
+            picture = None
+            try:
+                with local_file(uri) as path:
+                    picture = self._sandbox.call(read_picture, path, self.size, self.fit)
+            except MediaError as e:
+                errors.add(i, e)
+            columns["pixels"].append(picture and picture.pixels.tobytes())
+            for name in ("thumbnail", *_SIZES):
+                columns[name].append(picture and getattr(picture, name))
+        types = {"pixels": pa.large_binary(), "thumbnail": pa.binary(), **_SIZES}
+        table = rows
+        for name, kind in types.items():
+            table = table.append_column(name, pa.array(columns[name], kind))
+        for name, column in errors.columns().items():
+            table = table.append_column(name, column)
+        return table
+
+
+_SIZES = {"width": pa.int32(), "height": pa.int32()}
+
+
+@dataclass
+class DescribePictures:
+    """What frozen nets make of each picture; the pixels themselves are dropped.
+
+    Args:
+        nets: specs of the backbone's nets.
+        objects: spec of the net of objects.
+        size: width and height of the pixels.
+        threads: CPU threads of each net.
+    """
+
+    nets: Sequence[str]
+    objects: str
+    size: int
+    threads: int = 1
+
+    def setup(self) -> None:
+        """Load the nets."""
+        from mmray.teachers import load_teacher
+        from mmray.teachers.backbone import Backbone
+
+        self._backbone = Backbone(self.nets, threads=self.threads)
+        # One of the backbone's own nets has answered already when the objects are wanted.
+        own = self.objects in self.nets
+        self._objects = (
+            self._backbone[self.objects]
+            if own
+            else load_teacher(self.objects, threads=self.threads)
+        )
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Replace `pixels` by `features` float16 [D] and `objects` float16 [K]."""
+        good = np.flatnonzero(~np.array(failed(rows), dtype=bool))
+        pixels = [np.frombuffer(rows["pixels"][i].as_buffer(), np.uint8) for i in good.tolist()]
+        squares = np.zeros((len(good), self.size, self.size, 3), np.uint8)
+        for i, values in enumerate(pixels):
+            squares[i] = values.reshape(squares.shape[1:])
+        vectors, answers = self._backbone.describe(squares)
+        posteriors = answers.get(self.objects)
+        if posteriors is None:
+            posteriors = self._objects(squares)
+        table = rows.drop_columns(["pixels"])
+        for name, values in (("features", vectors), ("objects", posteriors)):
+            column = np.zeros((rows.num_rows, values.shape[1]), np.float16)
+            # Beyond what float16 holds: a net gone wild must not put infinities into a dataset.
+            column[good] = np.clip(values, -65504, 65504)
+            table = table.append_column(name, tensor_column(column, column.shape[1:], "float16"))
+        return table
