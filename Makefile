@@ -70,7 +70,8 @@ real-data: install
 
 debian-data:
 	apt-get update -qq
-	apt-get install -y -qq --no-install-recommends tuxpaint-stamps-default sonic-pi-samples \
+	apt-get install -y -qq --no-install-recommends openclipart-png openclipart-svg \
+		tuxpaint-stamps-default sonic-pi-samples \
 		planetblupi-common python3-imageio opencv-doc
 
 # Pins what a fresh install resolves to today; names and versions only, no addresses.

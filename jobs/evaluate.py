@@ -89,6 +89,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
     from mmray.joint.table import joint_tables
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
+    from mmray.toyworld.words import USELESS_TAGS
 
     if args.data is None:
         mmray.init(local_mode=args.local, address=args.address)
@@ -108,6 +109,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
             seed=args.seed,
             others=others,
             analogies=questions,
+            useless=USELESS_TAGS if data.manifest.get("source") == "toy" else (),
             report=cli.console.print,
         )
     for table in joint_tables(metrics):

@@ -3,6 +3,7 @@ r"""Ask a trained model about any number of files; the answers are a dataset of 
     python jobs/predict.py sounds --model runs/distill_soundnet/model --input folder:recordings/
     python jobs/predict.py sounds --model official:sound8.npy --input folder:recordings/ \
         --layer pool5
+    python jobs/predict.py tags --model runs/train_joint/model --input folder:pictures/ --index
     ray job submit --working-dir . -- python jobs/predict.py sounds \
         --model models:/mmray-soundnet/1 --input manifest:s3://bucket/sounds.parquet \
         --out s3://bucket/heard
@@ -49,10 +50,37 @@ class SoundsArgs(cli.JobArgs):
     """Time limit for decoding one part; over it, the part is quarantined."""
 
 
+@dataclass(kw_only=True)
+class TagsArgs(cli.JobArgs):
+    """Tags of pictures, and an index to search them by tags and pictures."""
+
+    model: str
+    """A model folder, or models:/NAME/VERSION."""
+    input: str = "toy"
+    """Any source that prepare_images.py takes, or the folder of an image dataset that it made:
+    then nothing is decoded again."""
+    out: str = "runs/predict_tags"
+    """Folder (or URI) of the answers."""
+    index: bool = False
+    """Also index the answers in OUT/index, for `mmray.load(MODEL, index="OUT/index")`."""
+    top: int = 10
+    """How many of the likeliest tags of each picture to name."""
+    useless: bool = False
+    """Also name tags that pictures do not tell: cameras, years, awards."""
+    max_error_ratio: float = 0.2
+    """Fail when more than this share of the pictures is bad."""
+    decoders: int | None = None
+    """Decoding workers (default: one a CPU)."""
+    nets: int | None = None
+    """Workers that hold the model (default: one a GPU, else one for two CPUs)."""
+    timeout_s: float = 30.0
+    """Time limit for decoding one picture; over it, the picture is quarantined."""
+
+
 def main(argv: Sequence[str] | None = None) -> Prepared:
     """Parse flags, ask, return the counts."""
-    args = cli.parse_subcommand({"sounds": SoundsArgs}, argv, __doc__)
-    return predict_sounds(args)
+    args = cli.parse_subcommand({"sounds": SoundsArgs, "tags": TagsArgs}, argv, __doc__)
+    return predict_tags(args) if isinstance(args, TagsArgs) else predict_sounds(args)
 
 
 def predict_sounds(args: SoundsArgs) -> Prepared:
@@ -76,6 +104,31 @@ def predict_sounds(args: SoundsArgs) -> Prepared:
         decoders=args.decoders,
         nets=args.nets,
         timeout_s=args.timeout_s,
+        max_error_ratio=args.max_error_ratio,
+        overwrite=args.overwrite,
+    )
+
+
+def predict_tags(args: TagsArgs) -> Prepared:
+    """The subcommand `tags`."""
+    import mmray
+    from mmray.joint.tag import TagOptions, tag_pictures
+    from mmray.pipeline.images import Workers
+
+    options = TagOptions(
+        model=args.model,
+        input=args.input,
+        top=args.top,
+        useless=args.useless,
+        limit=args.limit,
+    )
+    options.check()
+    mmray.init(local_mode=args.local, address=args.address)
+    return tag_pictures(
+        options,
+        args.out,
+        index=args.index,
+        workers=Workers(decoders=args.decoders, nets=args.nets, timeout_s=args.timeout_s),
         max_error_ratio=args.max_error_ratio,
         overwrite=args.overwrite,
     )

@@ -9,6 +9,11 @@ The historic model, as a reference:
 
     python jobs/train_joint.py --data runs/pictures --arch dbm
 
+On the pixels: a backbone that takes over the first five layers of AlexNet and learns the tags
+comes first (OUT/pixels/model), and sees all pictures (OUT/pictures, the --data of evaluate.py):
+
+    python jobs/train_joint.py --data runs/pictures --backbone-init torchvision:alexnet
+
 On a cluster with 8 GPUs, a million pictures and results in a bucket:
 
     ray job submit --working-dir . -- python jobs/train_joint.py --data s3://bucket/pictures \

@@ -83,6 +83,32 @@ def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The spec of a net of 16 pixels with random weights."""
+    from tests.joint.worlds import write_teacher
+
+    return write_teacher(tmp_path_factory.mktemp("tiny") / "teacher")
+
+
+@pytest.fixture(scope="session")
+def picture_world(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: str) -> str:
+    """An image dataset; see `tests/joint/worlds.py`."""
+    from tests.joint.worlds import write_world
+
+    return write_world(tmp_path_factory.mktemp("pictures"), tiny_teacher)
+
+
+@pytest.fixture(scope="session")
+def joint_model(tmp_path_factory: pytest.TempPathFactory, picture_world: str) -> str:
+    """The folder of a joint model that was trained on `picture_world`."""
+    from tests.joint.worlds import save_small, small_task, train_small
+
+    out = tmp_path_factory.mktemp("joint")
+    train_small(picture_world, out)
+    return save_small(small_task(picture_world), out)
+
+
+@pytest.fixture(scope="session")
 def official_weights() -> Path:
     """The official SoundNet's weights, where they have been fetched."""
     folder = Path(os.environ.get("MMRAY_REAL_DATA", Path.home() / ".cache/mmray/real-data"))

@@ -10,6 +10,8 @@ import tyro
 
 from mmray.errors import UserError
 
+ALEXNET, RANDOM = "torchvision:alexnet", "random"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
@@ -47,8 +49,17 @@ class JointOptions:
     """Parameter of the mixing of examples; 0 for none."""
     pretrain_epochs: float = 10.0
     """Passes over the data for each modality alone; 0 for none."""
-    tagged: float = 1.0
-    """Use the tags of this share of the tagged pictures only, to measure what the others give."""
+    backbone_init: str | None = None
+    """First train a backbone on the pixels, from torchvision:alexnet, torchvision:alexnet=FILE (a
+    checkpoint) or random; default: the backbone of the dataset as it is."""
+    transfer_layers: int = 5
+    """Take so many of the five convolutional layers over from --backbone-init."""
+    freeze_transferred: bool = False
+    """Keep these layers as they are, for few pictures; default: they are trained too."""
+    pixel_epochs: float = 10.0
+    """Passes over the pictures that train the backbone."""
+    pixel_size: int = 224
+    """Side of the squares that the backbone takes, in pixels."""
     weights: Annotated[LossWeights, tyro.conf.arg(name="")] = field(default_factory=LossWeights)
 
     def check(self) -> None:
@@ -62,8 +73,23 @@ class JointOptions:
                 raise UserError(f"{_flag(name)} {value:g}: expected 0 or more")
         if not 0 <= self.dropout < 1:
             raise UserError(f"--dropout {self.dropout:g}: expected 0 or more, below 1")
-        if not 0 < self.tagged <= 1:
-            raise UserError(f"--tagged {self.tagged:g}: expected a share above 0, up to 1")
+        self._check_backbone()
+
+    def _check_backbone(self) -> None:
+        init = self.backbone_init
+        if init not in (None, RANDOM, ALEXNET) and not str(init).startswith(f"{ALEXNET}="):
+            raise UserError(
+                f"--backbone-init {init}: expected a net in AlexNet's layout: {ALEXNET}, "
+                f"{ALEXNET}=FILE (a checkpoint) or {RANDOM}"
+            )
+        if not 0 <= self.transfer_layers <= 5:
+            raise UserError(f"--transfer-layers {self.transfer_layers}: expected 0 to 5")
+        if self.freeze_transferred and (init in (None, RANDOM) or not self.transfer_layers):
+            raise UserError("--freeze-transferred: no layers are transferred; see --backbone-init")
+        if not 0 < self.pixel_epochs < float("inf"):
+            raise UserError(f"--pixel-epochs {self.pixel_epochs:g}: expected more than 0")
+        if self.pixel_size < 64:
+            raise UserError(f"--pixel-size {self.pixel_size}: expected 64 or more")
 
 
 def _flag(name: str) -> str:

@@ -32,16 +32,13 @@ class JointExamples:
         vocabulary: the tags that are known.
         noise: random bytes of an example.
         mixup: parameter of the Beta distribution of the mix; 0 for none.
-        tagged: use the tags of this share of the training pictures, 0 to 1; the others count as
-            untagged. For measuring what untagged pictures are worth.
     """
 
     vocabulary: Vocabulary = field(repr=False)
     noise: int = 0
     mixup: float = 0.0
-    tagged: float = 1.0
 
-    columns = ("id", "features", "tags")
+    columns = ("features", "tags")
 
     def __call__(
         self, rows: Sequence[Row], neighbours: Sequence[Row], rngs: Sequence[np.random.Generator]
@@ -69,8 +66,7 @@ class JointExamples:
     def _tags(self, rows: Sequence[Row]) -> np.ndarray:
         table = np.zeros((len(rows), len(self.vocabulary)), np.float32)
         for i, row in enumerate(rows):
-            if self.tagged >= 1 or _share(row["id"]) < self.tagged:
-                table[i, self.vocabulary.known(row["tags"] or [])] = 1.0
+            table[i, self.vocabulary.known(row["tags"] or [])] = 1.0
         return table
 
     def _batch(self, features: np.ndarray, tags: np.ndarray, given: np.ndarray) -> Batch:
@@ -80,13 +76,6 @@ class JointExamples:
             "given": torch.from_numpy(given),
             "has_tags": torch.from_numpy(tags.any(axis=1).astype(np.float32)),
         }
-
-
-def _share(identifier: str) -> float:
-    """A number in [0, 1) that depends on the picture alone."""
-    import zlib
-
-    return zlib.crc32(identifier.encode()) / 2**32
 
 
 @dataclass(frozen=True)

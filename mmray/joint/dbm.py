@@ -1,4 +1,4 @@
-"""The historic joint model of pictures and tags: a multimodal Deep Boltzmann Machine.
+"""The historic joint model of pictures and tags, as its authors released it.
 
 Srivastava & Salakhutdinov, *Multimodal Learning with Deep Boltzmann Machines* (NIPS 2012; JMLR 15,
 2014). Two pathways of two binary layers each, one on real-valued picture features and one on tag
@@ -6,11 +6,11 @@ counts, and a binary layer that joins them::
 
     features - picture_hidden1 - picture_hidden2 - joint - text_hidden2 - text_hidden1 - tags
 
-What is trained is the layerwise pretraining of a DBM (Salakhutdinov & Hinton, AISTATS 2009): each
-layer is an RBM on the activities of the layer below, with doubled inputs where the whole machine
-has a second neighbour. The paper's last phase, which goes on with all layers together and
-persistent chains, is left out. So it is in the authors' released recipe, which trained a deep
-belief net, without the doubling; inference here is that of a DBM.
+The recipe that the authors released (deepnet) trained a deep belief net, and so does this: a stack
+of RBMs, each on the activities of the layer below. The paper's own model differs: it doubles
+weights in pretraining, then trains all layers together with persistent chains, and infers all of
+them from both their neighbours. Here, as in deepnet, activities go up each pathway once; what is
+missing is inferred between the joint layer and its neighbours, and goes down from there.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class DbmConfig:
         picture_hidden: units in each of the two layers above the features.
         text_hidden: units in each of the two layers above the tags.
         joint_hidden: units in the layer that joins both.
-        words: the length that all documents are rescaled to, so that the tags of a picture that
-            has few count as much as those of one that has many.
+        words: the length that all documents are rescaled to, so that few tags count as much as
+            many (`adaptive_prior` of deepnet, which has 100).
         cd_steps: Gibbs steps of contrastive divergence.
-        mean_field_steps: sweeps over the layers that infer what is missing.
+        mean_field_steps: sweeps that infer what is missing.
         sparsity: how often a hidden unit below the joint layer is to be on, 0 to 1.
         sparsity_cost: weight of the penalty on being on more or less often; 0: none.
     """
@@ -72,17 +72,10 @@ class Rbm(nn.Module):
         words: in the documents that the machine makes.
     """
 
-    def __init__(
-        self,
-        visible: Visible,
-        num_visible: int,
-        num_hidden: int,
-        *,
-        words: int = 0,
-    ) -> None:
+    def __init__(self, visible: Visible, num_visible: int, num_hidden: int, words: int = 0) -> None:
         super().__init__()
         self.visible, self.words = visible, words
-        self.weight = nn.Parameter(torch.randn(num_visible, num_hidden) * 0.01)
+        self.weight = nn.Parameter(torch.randn(num_visible, num_hidden) * num_visible**-0.5)
         self.visible_bias = nn.Parameter(torch.zeros(num_visible))
         self.hidden_bias = nn.Parameter(torch.zeros(num_hidden))
 
@@ -144,7 +137,7 @@ class Rbm(nn.Module):
 
 
 class Dbm(nn.Module):
-    """A multimodal Deep Boltzmann Machine.
+    """A multimodal Deep Boltzmann Machine, trained as a deep belief net.
 
     New weights come from torch's global generator, as do the samples in training.
 
@@ -160,7 +153,7 @@ class Dbm(nn.Module):
         self.config = c = config
         self.picture1 = Rbm("gaussian", c.feature_dim, c.picture_hidden)
         self.picture2 = Rbm("binary", c.picture_hidden, c.picture_hidden)
-        self.text1 = Rbm("words", c.num_tags, c.text_hidden, words=c.words)
+        self.text1 = Rbm("words", c.num_tags, c.text_hidden, c.words)
         self.text2 = Rbm("binary", c.text_hidden, c.text_hidden)
         self.joint = Rbm("binary", c.picture_hidden + c.text_hidden, c.joint_hidden)
         self.register_buffer("mean", torch.zeros(c.feature_dim))
@@ -194,9 +187,8 @@ class Dbm(nn.Module):
             has_tags: bool [B]; rows whose tags are all 0 have none either.
 
         Returns:
-            Losses of the examples by RBM, float [B] each: `picture1`, `picture2`, `text1`,
-            `text2`, `joint`. Their gradients are those of contrastive divergence and of the
-            sparsity penalty; their values mean little.
+            Losses of the examples, float [B] each: `picture1`, `picture2`, `text1`, `text2`,
+            `joint`. Their gradients are meant; their values mean little.
         """
         with torch.autocast(features.device.type, enabled=False):  # differences of large numbers
             units = self._upward(self._picture(features), self._document(tags))
@@ -257,26 +249,20 @@ class Dbm(nn.Module):
 
         Args:
             features: of pictures, float [B, D].
-            steps: sweeps over the layers, beginning at the mean field.
+            steps: sweeps, beginning at the mean field.
             generator: source of the randomness, on the model's device.
 
         Returns:
             Counts of the tags, float [B, V]; each row sums to `config.words`.
         """
         units = self._mean_field(features, None)
-
-        def draw(p: Tensor) -> Tensor:
-            return torch.bernoulli(p, generator=generator)
-
         for _ in range(steps):
-            units["joint"] = draw(self._joint_mean(units))
-            units["text_hidden2"] = draw(self._from_joint("text", units["joint"]))
-        hidden1 = draw(self.text2.visible_mean(units["text_hidden2"]))
-        words = self.text1.visible_mean(hidden1)
+            # As in training, only the upper layer is drawn.
+            units["joint"] = torch.bernoulli(self._joint_mean(units), generator=generator)
+            units["text_hidden2"] = self._from_joint("text", units["joint"])
+        words = self.text1.visible_mean(self.text2.visible_mean(units["text_hidden2"]))
         drawn = torch.multinomial(words, self.config.words, True, generator=generator)
-        return torch.zeros_like(words).scatter_add(
-            1, drawn, torch.ones_like(words).gather(1, drawn)
-        )
+        return torch.zeros_like(words).scatter_add(1, drawn, torch.ones_like(words))
 
     @torch.no_grad()
     def picture_features(self, tags: Tensor) -> Tensor:
@@ -285,15 +271,10 @@ class Dbm(nn.Module):
 
     @torch.no_grad()
     def reconstruction_errors(self, features: Tensor, tags: Tensor) -> dict[str, Tensor]:
-        """How well each pathway's first layer keeps what it sees.
+        """How well each pathway's first layer keeps what it sees, float [B] each.
 
-        Args:
-            features: of pictures, float [B, D].
-            tags: counts or presence, [B, V].
-
-        Returns:
-            `picture`: mean squared error of the standardised features, float [B]; `text`: cross
-            entropy of a tag in nats, float [B], 0 for rows without tags.
+        `picture`: mean squared error of the standardised features [B, D]; `text`: cross-entropy
+        of the tags [B, V] in nats a tag, 0 for rows without tags.
         """
         units = self._upward(self._picture(features), self._document(tags))
         picture = self.picture1.visible_mean(units["picture_hidden1"]) - units["picture"]
@@ -302,10 +283,9 @@ class Dbm(nn.Module):
         return {"picture": picture.square().mean(-1), "text": text}
 
     def _loss(self, rbm: Rbm, data: Tensor, sparse: bool = True) -> Tensor:
-        loss = rbm.divergence(data, self.config.cd_steps)
-        if not sparse:
-            return loss
-        return loss + self.config.sparsity_cost * rbm.sparsity_penalty(data, self.config.sparsity)
+        cost = self.config.sparsity_cost if sparse else 0.0
+        penalty = rbm.sparsity_penalty(data, self.config.sparsity)
+        return rbm.divergence(data, self.config.cd_steps) + cost * penalty
 
     def _picture(self, features: Tensor) -> Tensor:
         """Standardised; one wild value must not silence all other features."""
@@ -318,7 +298,7 @@ class Dbm(nn.Module):
 
     @torch.no_grad()
     def _upward(self, picture: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """The first guess at all units: each layer from the one below alone."""
+        """All units, each layer from the one below."""
         units = {"picture": picture, "text": text}
         for name, first, second in self._pathways():
             units[f"{name}_hidden1"] = first.hidden_logits(units[name]).sigmoid()
@@ -343,9 +323,8 @@ class Dbm(nn.Module):
             units["joint"] = self._joint_mean(units)
         for name, first, second in self._pathways():
             hidden1 = second.visible_mean(units[f"{name}_hidden2"])
-            guesses = {name: first.visible_mean(hidden1), f"{name}_hidden1": hidden1}
-            for unit, guess in guesses.items():
-                units[unit] = torch.where(known[name], units[unit], guess)
+            units[name] = torch.where(known[name], units[name], first.visible_mean(hidden1))
+            units[f"{name}_hidden1"] = torch.where(known[name], units[f"{name}_hidden1"], hidden1)
         return units
 
     def _clamped(
@@ -355,20 +334,18 @@ class Dbm(nn.Module):
         has_picture: Tensor | None,
         has_tags: Tensor | None,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Visible units, at their means where nothing is known, and which are known: [B, 1]."""
+        """Visible units, where nothing is known at their usual values; which are known, [B, 1]."""
         some = features if features is not None else tags
         assert some is not None, "neither pictures nor tags"
+        everywhere = torch.ones(len(some), dtype=torch.bool, device=some.device)
+        has_picture = everywhere if has_picture is None else has_picture
+        has_tags = everywhere if has_tags is None else has_tags
         if features is None:
-            features, has_picture = self.mean.expand(len(some), -1), some.new_zeros(len(some))
-        elif has_picture is None:
-            has_picture = some.new_ones(len(some))
+            features, has_picture = self.mean.expand(len(some), -1), ~everywhere
         if tags is None:
-            tags = some.new_zeros(len(some), self.config.num_tags)
-        tagged = tags.sum(-1) > 0
-        known = {
-            "picture": has_picture.bool()[:, None],
-            "text": (tagged if has_tags is None else tagged & has_tags)[:, None],
-        }
+            tags = features.new_zeros(len(some), self.config.num_tags)
+        has_tags = has_tags & (tags.sum(-1) > 0)
+        known = {"picture": has_picture[:, None], "text": has_tags[:, None]}
         usual = self.config.words * self.text1.visible_bias.softmax(-1)
         picture = torch.where(known["picture"], self._picture(features), 0.0)
         text = torch.where(known["text"], self._document(tags), usual)

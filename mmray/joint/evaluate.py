@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from mmray.errors import UserError
 from mmray.joint import arithmetic, metrics
-from mmray.joint.baselines import BASELINES, Linear, TagData, class_methods
+from mmray.joint.baselines import BASELINES, Linear, TagData, class_methods, class_scores
 from mmray.joint.predict import Tagger
 from mmray.joint.probes import (
     REMOVED,
@@ -114,6 +115,7 @@ def evaluate(
     seed: int = 0,
     others: dict[str, Tagger] | None = None,
     analogies: list[tuple[str, str, str, str]] | None = None,
+    useless: Collection[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Everything that is measured of a joint model, by flat names; see docs/measurements.md.
@@ -127,6 +129,7 @@ def evaluate(
         seed: of baselines and of what is drawn by lot.
         others: more models for the same table, by name.
         analogies: questions `a is to b as c is to d`.
+        useless: tags that are known to tell nothing of a picture.
         report: called with a line of progress.
 
     Raises:
@@ -139,7 +142,7 @@ def evaluate(
     found |= retrieval_metrics(tagger, data)
     found |= arithmetic.swap_metrics(tagger, data.test)
     found |= arithmetic.analogy_metrics(tagger, analogies or [])
-    return found
+    return found | useless_metrics(tagger, useless)
 
 
 def tag_metrics(
@@ -225,6 +228,8 @@ def class_metrics(
         scores[f"{name}both"] = probe.scores(test.features, test.tags)
         scores[f"{name}image"] = probe.scores(test.features, None)
         scores[f"{name}tags"] = probe.scores(None, test.tags)
+        for side, (known, asked) in probe.pathways(test).items():
+            scores[f"{name}{side}_pathway"] = class_scores([known], truth, [asked], seed)
         if not name:
             for percent in REMOVED:
                 left = thinned(test.tags, percent, seed)
@@ -244,6 +249,14 @@ def _shown(pictures: Pictures, classes: list[str], allowed: np.ndarray) -> Pictu
     rows = np.array([bool(known & set(labels)) for labels in pictures.labels], bool)
     chosen = pictures.take(rows)
     return Pictures(chosen.features, chosen.tags & allowed, chosen.labels, chosen.ids)
+
+
+def useless_metrics(tagger: Tagger, useless: Collection[str]) -> dict[str, float]:
+    """`useless.auc`: how surely a useless tag is told from a useful one, .5 to 1."""
+    truth = np.array([tag not in useless for tag in tagger.vocabulary.tags])
+    if truth.all() or not truth.any():
+        return {}
+    return {"useless.auc": float(roc_auc_score(truth, tagger.scorer.visual))}
 
 
 def retrieval_metrics(tagger: Tagger, data: Splits) -> dict[str, float]:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import safetensors.torch
+import scipy.linalg
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.joint.data import Statistics, _share
+from mmray.joint.data import Statistics
+from mmray.joint.dbm import Dbm, DbmConfig
+from mmray.joint.historic import DbmScorer
 from mmray.joint.memory import Memory
-from mmray.joint.model import JointConfig, JointModel
+from mmray.joint.metrics import map_images
+from mmray.joint.model import LARGEST_Z, JointConfig, JointModel
 from mmray.joint.scorer import Scorer
-from mmray.joint.task import JointTask
 from mmray.joint.vocabulary import Vocabulary, presence
 from mmray.models import read_config
 from mmray.pipeline.dataset import Dataset, tensor
@@ -24,49 +28,54 @@ from mmray.pipeline.images import backbone_of
 
 KIND = "joint"
 FORMAT_VERSION = 1
+EVIDENCE = ("picture", "both", "tags")
 MEMORY_ROWS = 50_000
 CALIBRATION_ROWS = 5_000
 VISUAL_ROWS = 20_000
+RIDGES = (0.3, 1.0, 3.0)
+"""Penalties that are tried, as shares of the features' mean square."""
 VISUAL_AUC = 0.6
 """Tags that pictures tell less well are not generated unless they are asked for."""
 
 
-def finish(task: JointTask, model: JointModel, where: str, training: dict[str, Any]) -> None:
-    """Make memory, calibration and the tags' visual scores, and write the model folder."""
-    dataset = Dataset(task.data, "images")
-    features, tags = rows_with_tags(dataset, "train", task.vocabulary, MEMORY_ROWS, task.tagged)
-    scorer = Scorer(
-        model.eval(),
-        task.vocabulary,
-        Memory(np.zeros((0, model.config.hidden)), np.zeros((0, len(task.vocabulary)))),
-        {},
-        visual_scores(features[:VISUAL_ROWS], tags[:VISUAL_ROWS], task.statistics),
-        backbone=backbone_of(dataset),
-    )
-    scorer.centre = {
-        "pictures": scorer.picture_vectors(features).mean(axis=0),
-        "tags": scorer.embeddings.mean(axis=0),
-    }
-    vectors = scorer.vectors(features, None)
-    scorer.memory = Memory(vectors, tags)
-    held_out = rows_with_tags(dataset, "val", task.vocabulary, CALIBRATION_ROWS)
+def finish(scorer: Scorer, data: str, where: str, training: dict[str, Any]) -> None:
+    """Make memory, calibration and the tags' visual scores, and write the model folder.
+
+    Args:
+        scorer: a trained net and its vocabulary.
+        data: the image dataset it was trained on.
+        where: the model folder.
+        training: record of the training.
+    """
+    dataset = Dataset(data, "images")
+    vocabulary, statistics = scorer.vocabulary, scorer.statistics
+    assert statistics is not None
+    features, tags = rows_with_tags(dataset, "train", vocabulary, MEMORY_ROWS)
+    scorer.backbone = backbone_of(dataset)
+    scorer.visual = visual_scores(features[:VISUAL_ROWS], tags[:VISUAL_ROWS], statistics)
+    held_out = rows_with_tags(dataset, "val", vocabulary, CALIBRATION_ROWS)
+    vectors = scorer.picture_vectors(features)
+    scorer.centre = vectors.mean(axis=0)
+    scorer.looks = tags.T.astype(np.float32) @ vectors / np.maximum(tags.sum(0), 1)[:, None]
+    if scorer.remembers:
+        scorer.memory = Memory(scorer.vectors(features, None), tags)
+        scorer.linear = regression(features, tags, held_out, statistics)
     if len(held_out[0]):
         scorer.calibration = calibrate(scorer, *held_out)
     else:  # nothing is held out: the training pictures, each without its own memory
-        own = np.arange(min(len(vectors), CALIBRATION_ROWS))
+        own = np.arange(min(len(features), CALIBRATION_ROWS))
         scorer.calibration = calibrate(scorer, features[own], tags[own], own)
     save(scorer, where, training)
 
 
 def rows_with_tags(
-    dataset: Dataset, split: str, vocabulary: Vocabulary, most: int, tagged: float = 1.0
+    dataset: Dataset, split: str, vocabulary: Vocabulary, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features float32 [N, D] and tags bool [N, V] of pictures that have known tags."""
     features, tags, count = [], [], 0
-    for table in dataset.batches(["id", "features", "tags"], 1024, split=split):
+    for table in dataset.batches(["features", "tags"], 1024, split=split):
         known = presence(vocabulary, table["tags"].to_pylist())
-        used = np.array([tagged >= 1 or _share(i) < tagged for i in table["id"].to_pylist()])
-        chosen = known.any(axis=1) & used
+        chosen = known.any(axis=1)
         features.append(tensor(table["features"])[chosen].astype(np.float32))
         tags.append(known[chosen])
         count += int(chosen.sum())
@@ -97,11 +106,11 @@ def calibrate(
     }
     weights = {}
     for name, (pictures, shown, wanted, counts) in cases.items():
-        net, memory, frequency = scorer.evidence(pictures, shown, own)
-        columns = [net[counts], memory[counts], np.broadcast_to(frequency, net.shape)[counts]]
+        parts = scorer.evidence(pictures, shown, own)
+        columns = [np.broadcast_to(part, wanted.shape)[counts] for part in parts]
         x, y = np.stack(columns, axis=1), wanted[counts]
         if len(np.unique(y)) < 2:
-            weights[name] = [1.0, 0.0, 0.0, 0.0]
+            weights[name] = [1.0, *[0.0] * len(parts)]
             continue
         fit = LogisticRegression(C=100.0, max_iter=200).fit(x, y)
         weights[name] = [*map(float, fit.coef_[0]), float(fit.intercept_[0])]
@@ -133,12 +142,45 @@ def visual_scores(
     )
 
 
+def regression(
+    features: np.ndarray,
+    tags: np.ndarray,
+    held_out: tuple[np.ndarray, np.ndarray],
+    statistics: Statistics,
+) -> np.ndarray:
+    """Ridge regression of the tags on standardised features, float32 [V, D].
+
+    The penalty is the one that ranks the tags of held-out pictures best.
+    """
+
+    def standard(x: np.ndarray) -> np.ndarray:
+        return ((x - statistics.mean) / statistics.std).clip(-LARGEST_Z, LARGEST_Z)
+
+    x, y = standard(features).astype(np.float64), tags - tags.mean(axis=0)
+    gram, target = x.T @ x, x.T @ y
+    best, weights = -1.0, np.zeros((tags.shape[1], x.shape[1]), np.float32)
+    for share in RIDGES:
+        ridge = share * np.trace(gram) / len(gram) * np.eye(len(gram))
+        found = scipy.linalg.solve(gram + ridge, target, assume_a="pos").T.astype(np.float32)
+        if not len(held_out[0]):
+            return found
+        scores = standard(held_out[0]) @ found.T + tags.mean(axis=0)
+        if (quality := map_images(scores, held_out[1])) > best:
+            best, weights = quality, found
+    return weights
+
+
 def save(scorer: Scorer, where: str, training: dict[str, Any]) -> None:
     """Write a model folder; `config.json` comes last and makes it complete."""
     storage.remove(storage.join(where, "config.json"))
     state = scorer.model.state_dict().items()
     tensors = {name: t.detach().cpu().contiguous() for name, t in state}
-    kept = scorer.memory.tensors() | {f"centre.{k}": v for k, v in scorer.centre.items()}
+    kept = {
+        **scorer.memory.tensors(),
+        "search.centre": scorer.centre,
+        "search.looks": scorer.looks,
+        "regression.weight": scorer.linear,
+    }
     tensors |= {k: torch.from_numpy(v).contiguous() for k, v in kept.items()}
     storage.write_bytes(storage.join(where, "model.safetensors"), safetensors.torch.save(tensors))
     visual = [round(float(v), 4) for v in scorer.visual]
@@ -148,7 +190,8 @@ def save(scorer: Scorer, where: str, training: dict[str, Any]) -> None:
     config = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        "sizes": scorer.model.config.to_json(),
+        "arch": scorer.arch,
+        "sizes": asdict(scorer.model.config),
         "backbone": _keep_nets(scorer.backbone, where),
         "calibration": scorer.calibration,
         "training": training,
@@ -174,25 +217,49 @@ def load(where: str) -> Scorer:
     record = storage.read_json(names)
     vocabulary = Vocabulary.from_json(record, names)
     try:
-        model = JointModel(JointConfig(**config["sizes"]))
+        model, kind = _new(config["arch"], config["sizes"])
         with storage.localized(storage.join(where, "model.safetensors")) as path:
             tensors = safetensors.torch.load_file(path)
         kept = {
-            k: tensors.pop(k).numpy() for k in list(tensors) if k.startswith(("memory.", "centre."))
+            k: tensors.pop(k).numpy()
+            for k in list(tensors)
+            if k.startswith(("memory.", "regression.")) or k in ("search.centre", "search.looks")
         }
         model.load_state_dict(tensors)
-        centre = {name: kept[f"centre.{name}"] for name in ("pictures", "tags")}
         memory = Memory.from_tensors(kept, len(vocabulary))
         backbone = _find_nets(config["backbone"], where)
         visual = np.asarray(record["visual"], np.float32)
         if not len(vocabulary) == model.config.num_tags == len(visual):
             raise ValueError("tags.json names another number of tags than the net has")
-        calibration = config["calibration"]
-        return Scorer(model.eval(), vocabulary, memory, calibration, visual, centre, backbone)
-    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as e:
+        calibration = {k: list(map(float, config["calibration"][k])) for k in EVIDENCE}
+        if any(len(weights) != kind.num_evidence + 1 for weights in calibration.values()):
+            raise ValueError("calibration: expected a weight for each evidence, and a constant")
+        return kind(
+            model.eval(),
+            vocabulary,
+            memory,
+            kept["regression.weight"],
+            kept["search.looks"],
+            calibration,
+            visual,
+            kept["search.centre"],
+            backbone,
+        )
+    except (
+        *(KeyError, TypeError, ValueError, RuntimeError, FileNotFoundError),
+        safetensors.SafetensorError,
+    ) as e:
         if isinstance(e, UserError):
             raise
         raise UserError(f"{where}: its files do not belong together ({e})") from e
+
+
+def _new(arch: str, sizes: dict[str, Any]) -> tuple[JointModel | Dbm, type[Scorer]]:
+    if arch == DbmScorer.arch:
+        return Dbm(DbmConfig(**sizes)), DbmScorer
+    if arch != Scorer.arch:
+        raise ValueError(f"arch is {arch!r}, expected {Scorer.arch!r} or {DbmScorer.arch!r}")
+    return JointModel(JointConfig(**sizes)), Scorer
 
 
 def _keep_nets(backbone: dict[str, Any], where: str) -> dict[str, Any]:

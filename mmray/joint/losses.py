@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from mmray.training.sync_norm import all_reduce
 
 
 def tag_loss(
@@ -56,7 +60,7 @@ def contrastive_loss(
     all_units, present = gather(units), gather(has_tags)
     shared = (units @ all_units.T) ** 2 * present
     targets = shared / shared.sum(dim=1, keepdim=True).clamp_min(1e-6)
-    blocked = torch.log(present.clamp_min(1e-30))
+    blocked = -1e4 * (1 - present)
     losses = torch.zeros_like(has_tags)
     for rows, columns in ((pictures, all_tags), (tags, all_pictures)):
         logits = scale * rows @ columns.T + blocked
@@ -68,6 +72,19 @@ def gather(values: Tensor) -> Tensor:
     """The rows of all workers, in the order of workers; gradients flow back to their owners."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return values
-    from torch.distributed.nn.functional import all_gather
+    gathered: Tensor = _Gather.apply(values)
+    return gathered
 
-    return torch.cat(list(all_gather(values)))
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        ctx.rows, values = len(values), values.contiguous()
+        parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, values)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = all_reduce(grads[0].contiguous().clone())
+        return total[dist.get_rank() * ctx.rows :][: ctx.rows]

@@ -36,6 +36,11 @@ class Memory:
         else:
             self.centre, self.vectors = centre, vectors
 
+    @classmethod
+    def empty(cls) -> Memory:
+        """Of no picture."""
+        return cls(np.zeros((0, 1), np.float16), np.zeros((0, 1)), np.zeros(1, np.float32))
+
     def __len__(self) -> int:
         return len(self.vectors)
 
@@ -50,8 +55,6 @@ class Memory:
             float32 [N, V], 0 to 1.
         """
         votes = np.zeros((len(queries), self.tags.shape[1]), np.float32)
-        if not len(self):
-            return votes
         memory = self.vectors.astype(np.float32)
         for start in range(0, len(queries), _CHUNK):
             rows = slice(start, start + _CHUNK)
@@ -66,8 +69,10 @@ class Memory:
         k = min(NEIGHBOURS, near.shape[1])
         nearest = np.argpartition(-near, k - 1, axis=1)[:, :k]
         similarity = np.take_along_axis(near, nearest, axis=1)
-        weights = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / TEMPERATURE)
-        weights /= weights.sum(axis=1, keepdims=True)
+        # One that is left out and has no other to vote for it: finite, so that its weight is 0.
+        best = similarity.max(axis=1, keepdims=True, initial=-1.0)
+        weights = np.exp((similarity - best) / TEMPERATURE)
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
         ends = np.arange(len(near) + 1) * k
         shape = (len(near), len(self))
         table = scipy.sparse.csr_matrix((weights.ravel(), nearest.ravel(), ends), shape)

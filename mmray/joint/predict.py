@@ -189,14 +189,14 @@ class Tagger:
                 raise UserError(f"{name}: expected a list of tags, as in {name}=[{tags!r}]")
         if pictures is None and not plus:
             raise UserError("search: expected pictures or plus tags to start from")
-        centre = self.scorer.centre
-        total = np.zeros(self.scorer.model.config.dim, np.float32)
+        total = np.zeros_like(self.scorer.centre)
         if pictures is not None:
-            total += (pictures - centre["pictures"]).mean(axis=0)
+            around = pictures - self.scorer.centre
+            around /= np.maximum(np.linalg.norm(around, axis=1, keepdims=True), 1e-6)
+            total += around.mean(axis=0)
         for sign, tags in ((1.0, plus), (-1.0, minus)):
             for tag in tags:
-                vector = self.scorer.embeddings[self.vocabulary.number(tag)]
-                total += sign * (vector - centre["tags"])
+                total += sign * self.scorer.tag_directions[self.vocabulary.number(tag)]
         return total / max(float(np.linalg.norm(total)), 1e-6)
 
     def search(
@@ -249,7 +249,7 @@ class Tagger:
             UnknownTag: it is not in the vocabulary.
         """
         number = self.vocabulary.number(tag)
-        return self._nearest(self.scorer.centred_embeddings[number], {number}, k)
+        return self._nearest(self.scorer.tag_directions[number], {number}, k)
 
     def analogy(self, a: str, b: str, c: str, k: int = 10) -> list[tuple[str, float]]:
         """Tags that are to `c` as `b` is to `a`, with their cosines to b - a + c.
@@ -261,13 +261,13 @@ class Tagger:
             UnknownTag: one of them is not in the vocabulary.
         """
         numbers = [self.vocabulary.number(tag) for tag in (a, b, c)]
-        first, second, third = self.scorer.centred_embeddings[numbers]
+        first, second, third = self.scorer.tag_directions[numbers]
         return self._nearest(second - first + third, set(numbers), k)
 
     def _nearest(self, vector: np.ndarray, without: set[int], k: int) -> list[tuple[str, float]]:
         if k < 1:
             raise UserError(f"k is {k}, expected 1 or more")
-        cosines = self.scorer.centred_embeddings @ (vector / max(np.linalg.norm(vector), 1e-6))
+        cosines = self.scorer.tag_directions @ (vector / max(np.linalg.norm(vector), 1e-6))
         ranked = [j for j in np.argsort(-cosines, kind="stable") if j not in without]
         return [(self.vocabulary.tags[j], float(cosines[j])) for j in ranked[:k]]
 

@@ -105,6 +105,11 @@ class ClassProbe:
         votes = Memory(near, self.truth).votes(whole[0])
         return linear + votes
 
+    def pathways(self, test: Pictures) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """What each side makes alone of the training pictures and of others, by side."""
+        known, asked = (self.scorer.pathways(p.features, p.tags) for p in (self.train, test))
+        return {side: (known[side], asked[side]) for side in known}
+
     def _views(self, features: np.ndarray | None, tags: np.ndarray | None) -> list[np.ndarray]:
         views = [self.scorer.vectors(features, tags)]
         if tags is not None and features is not None:

@@ -29,7 +29,6 @@ class JointTask:
         towers: folders of the pretrained towers by `pictures` and `tags`; empty for none.
         data: the dataset, from which the model's memory and calibration are made at the end.
         mixup: of the examples, for the record.
-        tagged: share of the tagged pictures whose tags are used, for the record.
     """
 
     config: JointConfig
@@ -39,7 +38,6 @@ class JointTask:
     towers: dict[str, str]
     data: str
     mixup: float = 0.0
-    tagged: float = 1.0
 
     name = "joint"
 
@@ -51,11 +49,11 @@ class JointTask:
     def settings(self) -> dict[str, Any]:
         """All that the losses depend on."""
         return {
+            "arch": "joint",
             **self.config.to_json(),
             **asdict(self.weights),
             "pretrained": bool(self.towers),
             "mixup": self.mixup,
-            "tagged": self.tagged,
         }
 
     def build(self) -> JointModel:
@@ -119,8 +117,10 @@ class JointTask:
     def save(self, model: JointModel, where: str, training: dict[str, Any]) -> None:
         """Write the model folder, with what is made of the whole dataset (see `finish.py`)."""
         from mmray.joint.finish import finish
+        from mmray.joint.scorer import Scorer
 
-        finish(self, model, where, training)
+        scorer = Scorer(model.eval(), self.vocabulary, statistics=self.statistics)
+        finish(scorer, self.data, where, training)
 
     def pictures(self, model: JointModel) -> dict[str, bytes]:
         """None."""

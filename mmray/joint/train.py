@@ -11,6 +11,9 @@ import scipy.sparse
 from mmray import storage
 from mmray.joint.config import JointOptions
 from mmray.joint.data import JointExamples, Statistics, feature_statistics
+from mmray.joint.dbm import DbmConfig
+from mmray.joint.finetune import finetuned
+from mmray.joint.historic import DbmTask
 from mmray.joint.model import JointConfig
 from mmray.joint.pretrain import PicturePretraining, TagPretraining, first_embeddings
 from mmray.joint.task import JointTask
@@ -26,7 +29,7 @@ PRETRAINING_LR = 1e-3
 
 @dataclass(frozen=True)
 class JointTraining:
-    """The jobs of one joint model: each tower alone, then all of it.
+    """The jobs of one joint model: its backbone where asked for, each tower alone, then all of it.
 
     Args:
         options: the choices.
@@ -51,6 +54,8 @@ class JointTraining:
         """
         self.options.check()
         self.config.check()
+        if self.options.backbone_init is not None:
+            return self._finetuned(overwrite).run(overwrite=overwrite)
         dataset = Dataset(self.data, "images")
         vocabulary = build_vocabulary(
             dataset,
@@ -66,11 +71,21 @@ class JointTraining:
             dim=self.options.dim,
             dropout=self.options.dropout,
         )
+        if self.options.arch == "dbm":
+            return train(self._historic(vocabulary, statistics, sizes), overwrite=overwrite)
         towers = {}
         if self.options.pretrain_epochs > 0:
             for name, job in self._pretraining(dataset, vocabulary, statistics, sizes).items():
                 towers[name] = train(job, overwrite=overwrite).path
         return train(self._joint(vocabulary, statistics, sizes, towers), overwrite=overwrite)
+
+    def _finetuned(self, overwrite: bool) -> JointTraining:
+        """The same training on features of a backbone that is trained first."""
+        data = finetuned(
+            self.options, self.config, self.data, self.out, self.limit, overwrite=overwrite
+        )
+        options = dataclasses.replace(self.options, backbone_init=None, freeze_transferred=False)
+        return dataclasses.replace(self, options=options, data=data)
 
     def _pretraining(
         self, dataset: Dataset, vocabulary: Vocabulary, statistics: Statistics, sizes: JointConfig
@@ -94,6 +109,18 @@ class JointTraining:
             for name, task in tasks.items()
         }
 
+    def _historic(self, vocabulary: Vocabulary, statistics: Statistics, sizes: JointConfig) -> Job:
+        config = DbmConfig(
+            feature_dim=sizes.feature_dim,
+            num_tags=sizes.num_tags,
+            picture_hidden=sizes.hidden,
+            text_hidden=sizes.hidden,
+            joint_hidden=2 * sizes.hidden,
+        )
+        data = storage.absolute(self.data)
+        task = DbmTask(config, vocabulary, statistics, data)
+        return self._job(task, vocabulary, sizes, "", self.config)
+
     def _joint(
         self,
         vocabulary: Vocabulary,
@@ -110,13 +137,12 @@ class JointTraining:
             towers,
             storage.absolute(self.data),
             options.mixup,
-            options.tagged,
         )
         return self._job(task, vocabulary, sizes, "", self.config)
 
     def _job(
         self,
-        task: JointTask | PicturePretraining | TagPretraining,
+        task: JointTask | DbmTask | PicturePretraining | TagPretraining,
         vocabulary: Vocabulary,
         sizes: JointConfig,
         folder: str,
@@ -124,7 +150,7 @@ class JointTraining:
     ) -> Job:
         out = storage.join(self.out, folder) if folder else self.out
         mixup = self.options.mixup if isinstance(task, JointTask) else 0.0
-        examples = JointExamples(vocabulary, sizes.noise, mixup, self.options.tagged)
+        examples = JointExamples(vocabulary, sizes.noise, mixup)
         held_out = JointExamples(vocabulary)
         return Job(task, examples, held_out, self.data, "images", out, config, self.limit)
 

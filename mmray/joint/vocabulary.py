@@ -37,7 +37,7 @@ def normalise(tag: str) -> str:
     """A tag as the vocabulary knows it; empty for what is no tag."""
     text = unicodedata.normalize("NFKC", tag).casefold()
     # Case folding may decompose what was composed.
-    text = _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip().lstrip("#").strip()
+    text = _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip().lstrip("# ")
     return text if len(text) <= LONGEST else ""
 
 

@@ -92,7 +92,7 @@ def prepare_images(
     job = image_job(options, out, max_error_ratio)
     if finished := job.claim(overwrite):
         return finished
-    job.list_parts(picture_rows(options), PICTURE_SCHEMA, options.source)
+    job.list_parts(picture_rows(options.source, options.limit), PICTURE_SCHEMA, options.source)
     job.main(picture_pools(job, options, workers))
     return job.finish(options.source)
 
@@ -131,13 +131,13 @@ def picture_pools(job: DatasetJob, options: ImageOptions, workers: Workers) -> l
     )
 
 
-def picture_rows(options: ImageOptions) -> Iterator[pa.Table]:
-    """The source's pictures as tables of `PICTURE_SCHEMA`, some at a time."""
+def picture_rows(source: str, limit: int | None = None) -> Iterator[pa.Table]:
+    """A source's first pictures as tables of `PICTURE_SCHEMA`, some at a time."""
     from mmray.pipeline.clips import with_ids
     from mmray.pipeline.pictures import PICTURE_SCHEMA
     from mmray.sources import images, split_of
 
-    items = with_ids(itertools.islice(images(options.source), options.limit), options.source)
+    items = with_ids(itertools.islice(images(source), limit), source)
     while batch := list(itertools.islice(items, 1024)):
         rows: list[dict[str, Any]] = [
             {

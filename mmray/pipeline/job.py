@@ -56,6 +56,7 @@ class DatasetJob:
         max_error_ratio: largest share of bad items and parts.
         net_key: name of `nets` in the manifest.
         max_shard: most parts in a shard, which is in memory as a whole.
+        derived: folders in `out` that are made from its rows, and go with them.
     """
 
     out: str
@@ -67,6 +68,7 @@ class DatasetJob:
     max_error_ratio: float = 0.2
     net_key: str = "teachers"
     max_shard: int = 64
+    derived: tuple[str, ...] = ()
     errors: str = field(init=False)
     item_list: str = field(init=False)
     part_list: str = field(init=False)
@@ -116,7 +118,7 @@ class DatasetJob:
         """Remove the dataset, and nothing else that is in its folder."""
         for name in dataset.part_names(self.out):
             storage.remove(storage.join(self.out, name))
-        for name in ("errors", ".work", "manifest.json"):
+        for name in (*self.derived, "errors", ".work", "manifest.json"):
             storage.remove(storage.join(self.out, name))
 
     def _differences(self, found: dict[str, Any]) -> str:

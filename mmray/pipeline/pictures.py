@@ -74,6 +74,15 @@ class DecodePictures:
 _SIZES = {"width": pa.int32(), "height": pa.int32()}
 
 
+def squares_of(rows: pa.Table, good: np.ndarray, size: int) -> np.ndarray:
+    """What `DecodePictures` made of the rows `good`: uint8 [len(good), size, size, 3]."""
+    squares = np.zeros((len(good), size, size, 3), np.uint8)
+    for i, row in enumerate(good.tolist()):
+        values = np.frombuffer(rows["pixels"][row].as_buffer(), np.uint8)
+        squares[i] = values.reshape(squares.shape[1:])
+    return squares
+
+
 @dataclass
 class DescribePictures:
     """What frozen nets make of each picture; the pixels themselves are dropped.
@@ -107,10 +116,7 @@ class DescribePictures:
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Replace `pixels` by `features` float16 [D] and `objects` float16 [K]."""
         good = np.flatnonzero(~np.array(failed(rows), dtype=bool))
-        pixels = [np.frombuffer(rows["pixels"][i].as_buffer(), np.uint8) for i in good.tolist()]
-        squares = np.zeros((len(good), self.size, self.size, 3), np.uint8)
-        for i, values in enumerate(pixels):
-            squares[i] = values.reshape(squares.shape[1:])
+        squares = squares_of(rows, good, self.size)
         vectors, answers = self._backbone.describe(squares)
         posteriors = answers.get(self.objects)
         if posteriors is None:

@@ -7,11 +7,12 @@ that fails keeps its place and carries the reason in its error columns; later st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray.errors import MediaError
 
@@ -78,3 +79,14 @@ def failed(rows: pa.Table) -> list[bool]:
     if "error_stage" not in rows.column_names:
         return [False] * rows.num_rows
     return [not null for null in rows["error_stage"].is_null().to_pylist()]
+
+
+def with_columns(rows: pa.Table, columns: Mapping[str, pa.Array]) -> pa.Table:
+    """The table with columns added; of errors, those of earlier stages stay."""
+    for name, column in columns.items():
+        if name in rows.column_names:
+            both = pc.coalesce(rows[name], column)
+            rows = rows.set_column(rows.column_names.index(name), name, both)
+        else:
+            rows = rows.append_column(name, column)
+    return rows

@@ -72,6 +72,7 @@ def hear_files(
         UserError: bad options, no such model or input, or `out` holds something else.
         JobFailed: more than `max_error_ratio` of the files are bad; what is done is kept.
     """
+    from mmray.soundnet.predict import SoundNet
     from mmray.soundnet.stages import SOUND_SCHEMA, HearSounds, ReadSounds, SplitSounds
 
     options.check()
@@ -79,6 +80,11 @@ def hear_files(
         raise UserError(f"--timeout-s {timeout_s:g}: expected seconds above 0")
     options = replace(options, model=absolute(options.model))
     net = load_predictor(options.model, device="cpu")
+    if not isinstance(net, SoundNet):
+        raise UserError(
+            f"{options.model}: is no model of sounds; expected one of jobs/distill_soundnet.py, or "
+            "official:FILE"
+        )
     if options.layer is not None and options.layer not in net.layers:
         raise UserError(f"--layer {options.layer}: the model has {', '.join(net.layers)}")
     described = {"sounds": {"weights_sha256": _fingerprint(net), "classes": net.classes}}

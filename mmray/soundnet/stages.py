@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmray.errors import MediaError
 from mmray.pipeline.clips import local_file
-from mmray.pipeline.stages import Errors, failed
+from mmray.pipeline.stages import Errors, failed, with_columns
 
 SOUND_SCHEMA = pa.schema(
     {
@@ -54,7 +53,7 @@ class SplitSounds:
                 errors[len(parts)] = e
                 parts.append(row)
         table = pa.Table.from_pylist(parts, schema=rows.schema)
-        return _with_columns(table, Errors(len(parts), errors).columns())
+        return with_columns(table, Errors(len(parts), errors).columns())
 
     def _parts(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         from mmray.media.sound import probe
@@ -116,9 +115,7 @@ class ReadSounds:
                 except MediaError as e:
                     errors.add(i, e)
             audio.append(None if i in errors.values or wave is None else wave.tobytes())
-        return _with_columns(
-            rows, {"audio": pa.array(audio, pa.large_binary()), **errors.columns()}
-        )
+        return with_columns(rows, {"audio": pa.array(audio, pa.large_binary()), **errors.columns()})
 
 
 @dataclass
@@ -176,7 +173,7 @@ class HearSounds:
                 columns.setdefault("features", {})[i] = x.T
                 times = self._net.times(self.layer, x.shape[1])
                 columns.setdefault("feature_times_s", {})[i] = times.tolist()
-        return _with_columns(rows.drop_columns(["audio"]), self._arrays(columns, rows.num_rows))
+        return with_columns(rows.drop_columns(["audio"]), self._arrays(columns, rows.num_rows))
 
     def _arrays(self, columns: dict[str, dict[int, Any]], num_rows: int) -> dict[str, pa.Array]:
         """Every column of the answers, null in rows that failed."""
@@ -210,14 +207,3 @@ def _matrices(rows: dict[int, np.ndarray], num_rows: int, kind: pa.ListType) -> 
     ends = np.concatenate([[0], np.cumsum(lengths)]).tolist()
     offsets = [end if i == num_rows or i in rows else None for i, end in enumerate(ends)]
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values)
-
-
-def _with_columns(table: pa.Table, columns: dict[str, pa.Array]) -> pa.Table:
-    """The table with columns added; of errors, those of earlier stages stay."""
-    for name, column in columns.items():
-        if name in table.column_names:
-            both = pc.coalesce(table[name], column)
-            table = table.set_column(table.column_names.index(name), name, both)
-        else:
-            table = table.append_column(name, column)
-    return table

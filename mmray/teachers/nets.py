@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmray import storage
 from mmray.errors import UserError
 from mmray.models import read_config
-from mmray.teachers import checkpoints
+from mmray.teachers import alexnet, checkpoints
 from mmray.teachers.recipes import PLACES365_NAMES, NetInfo, classes_file, read_text
 
 
@@ -249,7 +249,7 @@ def places365(weights: str, names: str) -> PictureNet:
 
 
 def own_net(folder: str) -> PictureNet:
-    """A net that `jobs/train_teacher.py` trained.
+    """A net that `jobs/train_teacher.py` or `jobs/train_joint.py --backbone-init` trained.
 
     Raises:
         UserError: the folder is not such a model, or its files do not belong together.
@@ -257,7 +257,11 @@ def own_net(folder: str) -> PictureNet:
     path = storage.join(folder, "config.json")
     config = read_config(folder)
     try:
-        net = new_net(config["name"], config["classes"], config["size"], config["channels"])
+        sizes = config["name"], config["classes"], config["size"]
+        if config.get("arch") == "alexnet":
+            net = new_alexnet(*sizes, config["hidden"])
+        else:
+            net = new_net(*sizes, config["channels"])
     except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise UserError(
             f"{path}: is not the config of a teacher ({type(e).__name__}: {e}); train it again"
@@ -278,6 +282,22 @@ def new_net(name: str, classes: list[str], size: int, channels: list[int]) -> Pi
     """A small net of our own, with random weights."""
     head = nn.Linear(2 * channels[-1], len(classes))
     return PictureNet(ConvNet(channels), head, name=name, classes=list(classes), size=size)
+
+
+def new_alexnet(
+    name: str, classes: list[str], size: int, hidden: int = alexnet.HIDDEN
+) -> PictureNet:
+    """A net of our own in AlexNet's layout, with random weights; it takes ImageNet's colours."""
+    body, head = alexnet.AlexNetBody(size, hidden), nn.Linear(hidden, len(classes))
+    return PictureNet(
+        body,
+        head,
+        name=name,
+        classes=list(classes),
+        size=size,
+        mean=alexnet.MEAN,
+        std=alexnet.STD,
+    )
 
 
 def _weights_of(arch: str) -> Any:

@@ -1,4 +1,4 @@
-"""Hearing files as the user does it: a folder in, Parquet out, rubbish quarantined."""
+"""Hearing and tagging files as the user does it: a folder in, Parquet out, rubbish quarantined."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+import mmray
 from jobs import predict
 from mmray.cli import JobFailed
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.soundnet.config import SoundNetConfig
 from mmray.soundnet.model import SoundNetModel, save_model
+from tests.joint.taggers import write_pictures, write_tagger
 
 CLASSES = {"objects": ["cat", "dog", "bell"], "scenes": ["beach", "street"]}
 
@@ -24,6 +26,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "net"
     save_model(str(folder), SoundNetModel(SoundNetConfig(**CLASSES)).eval(), {})
     return folder
+
+
+@pytest.fixture(scope="module")
+def tagger_folder(random_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tagger(tmp_path_factory.mktemp("tagger") / "model", random_teacher)
+
+
+@pytest.fixture(scope="module")
+def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 def run(model: Path, world: Path, out: Path, *more: str) -> Dataset:
@@ -107,3 +119,44 @@ def test_bad_flags_are_named(
     usual = ["sounds", "--model", str(model), "--input", f"toy:{small_world}", "--local"]
     with pytest.raises(UserError, match=message):
         predict.main([*usual, "--out", str(tmp_path / "heard"), *flags])
+
+
+def test_pictures_are_tagged_indexed_and_searched(
+    tagger_folder: Path, picture_folder: Path, tmp_path: Path, local_mode: None
+) -> None:
+    argv = ["tags", "--model", str(tagger_folder), "--input", str(picture_folder), "--local"]
+    argv += ["--out", str(tmp_path / "tags"), "--top", "3"]
+    assert predict.main(argv).rows == 10
+    data = Dataset(str(tmp_path / "tags"), "tags")
+    assert {len(tags) for tags in data.read(["tags"])["tags"].to_pylist()} == {3}
+    done = predict.main([*argv, "--index"])
+    assert (done.rows, done.errors) == (10, 1)
+    tagger = mmray.load(str(tagger_folder), "cpu", index=str(tmp_path / "tags" / "index"))
+    found = tagger.search(plus=["dog"], minus=["beach"], k=4)
+    assert len(found) == 4
+    assert set(found) <= set(data.read(["id"])["id"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "/no/such/model"], "/no/such/model: no such model"),
+        (["--input", "/no/such"], "is no source and no folder"),
+        (["--top", "0"], "--top 0"),
+        (["--timeout-s", "0"], "--timeout-s 0"),
+        (["--nets", "0"], "--nets 0"),
+        (["--max-error-ratio", "2"], "--max-error-ratio 2"),
+    ],
+)
+def test_bad_flags_of_tags_are_named(
+    tagger_folder: Path, picture_folder: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    usual = ["tags", "--model", str(tagger_folder), "--input", str(picture_folder), "--local"]
+    with pytest.raises(UserError, match=message):
+        predict.main([*usual, "--out", str(tmp_path / "tags"), *flags])
+
+
+def test_sounds_are_not_asked_of_a_model_of_tags(tagger_folder: Path, tmp_path: Path) -> None:
+    argv = ["sounds", "--model", str(tagger_folder), "--local", "--out", str(tmp_path / "heard")]
+    with pytest.raises(UserError, match="is no model of sounds"):
+        predict.main(argv)

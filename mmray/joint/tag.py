@@ -1,0 +1,236 @@
+"""Tagging any number of pictures: any source in, a dataset of answers out, and an index of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from mmray import storage
+from mmray.cli import console
+from mmray.errors import UserError
+from mmray.joint.index import Index
+from mmray.joint.predict import Tagger
+from mmray.joint.tag_stages import FILE_SCHEMA, PLACE_SCHEMA, ReadFeatures, TagPictures, places
+from mmray.models import absolute, load_predictor
+from mmray.pipeline import shards
+from mmray.pipeline.dataset import Dataset, tensor
+from mmray.pipeline.images import Workers, picture_rows
+from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
+from mmray.pipeline.pictures import DecodePictures
+from mmray.pipeline.stages import Stage
+
+SHARD = 256
+"""Pictures of a shard, which is decoded (at 224 pixels: 38 MB) and written as a whole."""
+INDEX = "index"
+NUM_QUERIES = 200
+"""Most queries of each kind that the index is tried with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagOptions:
+    """What determines the answers; the flags of `jobs/predict.py tags`.
+
+    Args:
+        model: a joint model, as `mmray.load` takes it.
+        input: where the pictures are, as `mmray.sources.images` reads it; or the folder of an
+            image dataset, whose features are used as they are.
+        top: how many of the likeliest tags to name.
+        useless: also name tags that pictures do not tell (cameras, years, awards).
+        limit: use only the first pictures.
+    """
+
+    model: str
+    input: str
+    top: int = 10
+    useless: bool = False
+    limit: int | None = None
+
+    def check(self) -> None:
+        """Raise a `UserError` that names the flag when a value cannot work."""
+        if self.top < 1:
+            raise UserError(f"--top {self.top}: expected 1 or more")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit {self.limit}: expected 1 or more")
+
+
+def tag_pictures(
+    options: TagOptions,
+    out: str,
+    *,
+    index: bool = False,
+    workers: Workers | None = None,
+    max_error_ratio: float = 0.2,
+    overwrite: bool = False,
+) -> Prepared:
+    """Ask a joint model about every picture; the same call again goes on where it stopped.
+
+    Writes a dataset of kind `tags`, one row a picture: `id, uri, tags, vector`; see `TagPictures`
+    for their types.
+
+    Args:
+        options: what to ask, and of what.
+        out: folder (or URI) of the answers.
+        index: when they are complete, index the vectors in `out`/index, unless that is done.
+        workers: how the work is spread.
+        max_error_ratio: largest share of pictures that cannot be used, 0 to 1.
+        overwrite: start afresh.
+
+    Raises:
+        UserError: bad options, no such model or input, features of another backbone than the
+            model's, or `out` holds something else.
+        JobFailed: more than `max_error_ratio` of the pictures are bad; what is done is kept.
+    """
+    workers = workers or Workers()
+    options.check()
+    workers.check()
+    if not 0 <= max_error_ratio <= 1:
+        raise UserError(f"--max-error-ratio {max_error_ratio:g}: expected 0 to 1")
+    options = replace(options, model=absolute(options.model))
+    tagger = load_predictor(options.model, device="cpu")
+    if not isinstance(tagger, Tagger):
+        raise UserError(
+            f"{options.model}: is no model of tags; expected one that jobs/train_joint.py made"
+        )
+    dataset = stored_pictures(options.input)
+    job = _job(options, out, tagger, dataset, max_error_ratio)
+    prepared = job.claim(overwrite) or _answer(job, options, workers, tagger, dataset)
+    if index:
+        index_answers(tagger, job.out)
+    return prepared
+
+
+def stored_pictures(source: str) -> Dataset | None:
+    """The image dataset at `source`; None where that is another source of pictures.
+
+    Raises:
+        UserError: it is a dataset of another kind.
+    """
+    if ":" in source.split("://")[0]:  # folder:DIR, folder:s3://...
+        return None
+    path = storage.join(source, "manifest.json")
+    if not storage.exists(path):
+        return None
+    manifest = storage.read_json(path)
+    is_ours = isinstance(manifest, dict) and "schema_version" in manifest
+    return Dataset(source, "images") if is_ours else None
+
+
+def _job(
+    options: TagOptions, out: str, tagger: Tagger, dataset: Dataset | None, max_error_ratio: float
+) -> DatasetJob:
+    described = asdict(options)
+    if dataset is not None:
+        from mmray.joint.evaluate import check_backbone
+
+        check_backbone(tagger, dataset)
+        described["input_manifest"] = dataset.sha256[:12]
+    model = {"weights_sha256": tagger.fingerprint, "backbone": tagger.scorer.backbone}
+    return DatasetJob(
+        out,
+        kind="tags",
+        options=described,
+        nets={"model": model},
+        items="pictures",
+        parts="rows",
+        max_error_ratio=max_error_ratio,
+        net_key="models",
+        max_shard=SHARD,
+        derived=(INDEX,),
+    )
+
+
+def _answer(
+    job: DatasetJob, options: TagOptions, workers: Workers, tagger: Tagger, dataset: Dataset | None
+) -> Prepared:
+    """List the pictures, and ask."""
+    size = _size(tagger) if dataset is None else 0
+    read: Stage
+    if dataset is None:
+        job.list_parts(_files(options), FILE_SCHEMA, options.input)
+        read = DecodePictures(size, tagger.scorer.backbone["fit"], workers.timeout_s)
+    else:
+        job.list_parts(places(dataset, options.limit), PLACE_SCHEMA, options.input)
+        read = ReadFeatures(dataset.uri)
+    write = shards.WriteShard(
+        job.out, ("id", "uri", "tags", "vector"), job.errors, row_group_size=SHARD
+    )
+    pools = decode_and_ask(
+        [shards.ReadShard(job.part_list), read],
+        [TagPictures(options.model, options.top, options.useless, size), write],
+        decoders=workers.decoders,
+        nets=workers.nets,
+    )
+    job.main(pools)
+    return job.finish(options.input)
+
+
+def _files(options: TagOptions) -> Iterator[pa.Table]:
+    for table in picture_rows(options.input, options.limit):
+        yield table.select(FILE_SCHEMA.names)
+
+
+def _size(tagger: Tagger) -> int:
+    """Side of the squares that the backbone takes, in pixels."""
+    from mmray.teachers import describe_teacher
+
+    # The nets themselves are started by the workers, perhaps on a GPU that this process lacks.
+    return max(describe_teacher(spec)["size"] for spec in tagger.scorer.backbone["nets"])
+
+
+def index_answers(tagger: Tagger, out: str) -> None:
+    """Index the vectors of finished answers in `out`/index; one that is there and fits is kept.
+
+    Raises:
+        UserError: there are no answers to index.
+    """
+    answers, where = Dataset(out, "tags"), storage.join(out, INDEX)
+    if not answers.num_rows:
+        raise UserError(f"{out}: has no rows to index; see its errors")
+    try:
+        found = Index.load(where, model=tagger.fingerprint)
+    except UserError:
+        found = None
+    if found is None or len(found) != answers.num_rows:
+        found = Index.build(
+            (tensor(table["vector"]) for table in answers.batches(["vector"], 4096)),
+            answers.read(["id"])["id"],
+            queries=likely_queries(tagger, answers),
+            model=tagger.fingerprint,
+        )
+        found.save(where)
+    info = found.info
+    how = f"recall@10 {info.recall:.3f}" if info.num_queries else "exact"
+    console.print(f"{where}: {len(found)} pictures, {how}")
+
+
+def likely_queries(tagger: Tagger, answers: Dataset) -> np.ndarray:
+    """What people may ask, as `Tagger.combine` makes it: float32 [Q, d].
+
+    Tags, pictures, and each of the pictures plus a tag, minus another.
+    """
+    words = tagger.vocabulary.tags
+    words = words[:: -(-len(words) // NUM_QUERIES)]
+    pictures = [vector[None] for vector in _some_vectors(answers)]
+    queries = [tagger.combine(None, [word], []) for word in words]
+    queries += [tagger.combine(picture, [], []) for picture in pictures]
+    for i, picture in enumerate(pictures):
+        j = i % len(words)
+        queries.append(tagger.combine(picture, [words[j]], [words[-1 - j]]))
+    vectors = np.stack(queries)
+    # A picture like the mean of all points nowhere.
+    return vectors[np.linalg.norm(vectors, axis=1) > 0.5]
+
+
+def _some_vectors(answers: Dataset) -> np.ndarray:
+    """Up to `NUM_QUERIES` of the pictures' vectors, from all over the dataset: [n, d]."""
+    groups = answers.row_groups()
+    groups = groups[:: -(-len(groups) // NUM_QUERIES)]
+    each = -(-NUM_QUERIES // len(groups))
+    parts = []
+    for group in groups:
+        vectors = tensor(answers.read_row_group(group, ["vector"])["vector"])
+        parts.append(vectors[:: -(-len(vectors) // each)])
+    return np.concatenate(parts)[:NUM_QUERIES].astype(np.float32)
