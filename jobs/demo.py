@@ -4,7 +4,8 @@
 
 Two small vision nets are trained on labelled toy pictures. From there on no label is used: the
 nets look at the frames of unlabeled toy videos, and SoundNet, which only hears them, learns to
-say the same. Everything lands in runs/.
+say the same. Then the joint model learns from toy pictures, a quarter of them without tags.
+Everything lands in runs/.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from typing import Any, TypeVar
 
 from rich.table import Table
 
-from jobs import distill_soundnet, evaluate, predict, prepare_videos, train_teacher
+from jobs import (
+    distill_soundnet,
+    evaluate,
+    predict,
+    prepare_images,
+    prepare_videos,
+    train_joint,
+    train_teacher,
+)
 from mmray import cli, storage
 from mmray.cli import console
 
@@ -33,7 +42,7 @@ class Args(cli.JobArgs):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the jobs one after another; return the metrics of the student."""
+    """Run the jobs one after another; return the metrics of both models."""
     args = cli.parse(Args, argv, __doc__)
     common = [f"--seed={args.seed}"]
     common += ["--local"] if args.local else []
@@ -41,6 +50,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     common += [f"--address={args.address}"] if args.address else []
     out = storage.absolute(args.out)
     steps = _Steps()
+    metrics = _soundnet(steps, out, common)
+    metrics |= _joint(steps, out, common)
+    steps.print_summary()
+    console.print(
+        "\nTo look further:\n"
+        "  make serve                                                the model behind HTTP\n"
+        f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out}/mlflow.db    the runs"
+    )
+    return metrics
+
+
+def _soundnet(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
     teachers = {what: f"{out}/train_teacher/{what}" for what in ("objects", "scenes")}
     for what, folder in teachers.items():
         steps.run(
@@ -76,11 +97,44 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             ]
         ),
     )
-    steps.print_summary()
-    console.print(
-        "\nTo look further:\n"
-        "  make serve                                                the model behind HTTP\n"
-        f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out}/mlflow.db    the runs"
+    return metrics
+
+
+def _joint(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
+    pictures, model = f"{out}/prepare_images", f"{out}/train_joint/model"
+    objects = f"mmray:{out}/train_teacher/objects"
+    steps.run(
+        "frozen nets describe pictures, with tags and without",
+        lambda: prepare_images.main(
+            ["toy", "--objects", objects, "--out", pictures, *common],
+        ),
+    )
+    steps.run(
+        "pictures and tags are learned, each alone, then together",
+        lambda: train_joint.main(
+            [
+                *("--data", pictures, "--out", f"{out}/train_joint", "--steps", "250"),
+                *("--pretrain-epochs", "5", *common),
+            ]
+        ),
+    )
+    metrics = steps.run(
+        "what it has learned, on pictures it never saw",
+        lambda: evaluate.main(
+            [
+                *("joint", "--model", model, "--data", pictures, "--out", f"{out}/evaluate"),
+                *("--baselines", "prior", "kNN", "linear", *common),
+            ]
+        ),
+    )
+    steps.run(
+        "its tags for all pictures, and an index to search in",
+        lambda: predict.main(
+            [
+                *("tags", "--model", model, "--input", pictures, "--index"),
+                *("--out", f"{out}/predict_tags", *common),
+            ]
+        ),
     )
     return metrics
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmray import cli
 
@@ -62,6 +62,8 @@ class JointArgs(cli.JobArgs):
     """A historic model (train_joint.py --arch dbm) for the same tables."""
     analogies: str | None = None
     """File of questions, `a b c d` a line with commas between tags (default: the toy world's)."""
+    baselines: tuple[str, ...] | None = None
+    """Run these baselines of tags only (default: all)."""
     protocol: Literal["own", "mirflickr"] = "own"
     """own: the dataset's splits; mirflickr: classes by 10k/5k/10k pictures, five times."""
     json: str | None = None
@@ -95,8 +97,8 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
         mmray.init(local_mode=args.local, address=args.address)
     data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
     questions = read_analogies(args.analogies, data)
-    tagger = mmray.load(args.model, device=args.device)
-    others = {"dbm": mmray.load(args.dbm, device=args.device)} if args.dbm else {}
+    tagger = _load(args.model, "joint", args.device)
+    others = {"dbm": _load(args.dbm, "joint", args.device)} if args.dbm else {}
     if args.protocol == "mirflickr":
         metrics = mirflickr_protocol(tagger, data, args.seed)
     else:
@@ -109,6 +111,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
             seed=args.seed,
             others=others,
             analogies=questions,
+            baselines=args.baselines,
             useless=USELESS_TAGS if data.manifest.get("source") == "toy" else (),
             report=cli.console.print,
         )
@@ -122,7 +125,6 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
 
 def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     """The subcommand `soundnet`."""
-    import mmray
     from mmray import storage
     from mmray.soundnet.evaluate import agreement_table, evaluate
     from mmray.soundnet.transfer import transfer, transfer_table
@@ -131,7 +133,7 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     # All arguments are looked at before the first long step.
     items = sounds(args.sounds)[: args.limit] if args.sounds else []
     data = _clips(args)
-    net = mmray.load(args.model, device=args.device)
+    net = _load(args.model, "soundnet", args.device)
     metrics: dict[str, float] = {}
     if data is not None:
         metrics |= evaluate(net, data, args.split, args.limit)
@@ -143,6 +145,18 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     storage.write_json(path, metrics)
     cli.console.print(f"metrics: {path}")
     return metrics
+
+
+def _load(where: str, kind: str, device: str) -> Any:
+    """The model of the kind that a subcommand measures."""
+    from mmray.errors import UserError
+    from mmray.models import KINDS, load_predictor
+
+    predictor = load_predictor(where, device=device)
+    found = next(k for k, name in KINDS.items() if name.endswith(f":{type(predictor).__name__}"))
+    if found != kind:
+        raise UserError(f"{where}: is a model of kind {found!r}; `evaluate.py {found}` measures it")
+    return predictor
 
 
 def _clips(args: SoundnetArgs) -> Dataset | None:

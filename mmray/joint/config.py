@@ -35,7 +35,7 @@ class JointOptions:
 
     arch: Literal["joint", "dbm"] = "joint"
     """The modern model, or the multimodal Boltzmann machine of 2012."""
-    min_count: int = 10
+    min_count: int = 3
     """A tag of fewer training pictures is not learned."""
     max_tags: int = 2000
     """Learn at most so many tags, the most frequent."""

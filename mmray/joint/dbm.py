@@ -75,7 +75,9 @@ class Rbm(nn.Module):
     def __init__(self, visible: Visible, num_visible: int, num_hidden: int, words: int = 0) -> None:
         super().__init__()
         self.visible, self.words = visible, words
-        self.weight = nn.Parameter(torch.randn(num_visible, num_hidden) * num_visible**-0.5)
+        # Inputs of about 1: a document's norm is at most its length.
+        scale = 1 / words if words else max(num_visible, num_hidden) ** -0.5
+        self.weight = nn.Parameter(torch.randn(num_visible, num_hidden) * scale)
         self.visible_bias = nn.Parameter(torch.zeros(num_visible))
         self.hidden_bias = nn.Parameter(torch.zeros(num_hidden))
 
@@ -262,7 +264,8 @@ class Dbm(nn.Module):
             units["text_hidden2"] = self._from_joint("text", units["joint"])
         words = self.text1.visible_mean(self.text2.visible_mean(units["text_hidden2"]))
         drawn = torch.multinomial(words, self.config.words, True, generator=generator)
-        return torch.zeros_like(words).scatter_add(1, drawn, torch.ones_like(words))
+        ones = torch.ones_like(drawn, dtype=words.dtype)
+        return torch.zeros_like(words).scatter_add(1, drawn, ones)
 
     @torch.no_grad()
     def picture_features(self, tags: Tensor) -> Tensor:

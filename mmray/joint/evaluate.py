@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -81,12 +82,18 @@ def check_backbone(tagger: Tagger, dataset: Dataset) -> None:
         UserError: names both.
     """
     wanted, found = tagger.scorer.backbone, backbone_of(dataset)
+
+    def name(backbone: dict[str, Any]) -> str:
+        pairs = zip(backbone["nets"], backbone["weights_sha256"], strict=True)
+        nets = ", ".join(f"{net} (weights {sha256[:8]})" for net, sha256 in pairs)
+        return f"{nets}, {backbone['fit']}"
+
     same = ("weights_sha256", "fit", "dim")
     if any(wanted[key] != found[key] for key in same):
         raise UserError(
-            f"{dataset.uri}: its features are of {', '.join(found['nets'])} ({found['fit']}), the "
-            f"model's are of {', '.join(wanted['nets'])} ({wanted['fit']}); prepare the pictures "
-            "with the model's --backbone and --fit, or train a model on this dataset"
+            f"{dataset.uri}: its features are of {name(found)}; the model's are of {name(wanted)}; "
+            "prepare the pictures with the model's --backbone and --fit, or train a model on this "
+            "dataset"
         )
 
 
@@ -116,6 +123,7 @@ def evaluate(
     others: dict[str, Tagger] | None = None,
     analogies: list[tuple[str, str, str, str]] | None = None,
     useless: Collection[str] = (),
+    baselines: Collection[str] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Everything that is measured of a joint model, by flat names; see docs/measurements.md.
@@ -130,13 +138,18 @@ def evaluate(
         others: more models for the same table, by name.
         analogies: questions `a is to b as c is to d`.
         useless: tags that are known to tell nothing of a picture.
+        baselines: which of `BASELINES` to run; None for all.
         report: called with a line of progress.
 
     Raises:
         UserError: the model and the dataset do not belong together.
     """
     data = read_splits(tagger, dataset, split, limit, min_count)
-    found = tag_metrics(tagger, data, seed, others or {}, report)
+    chosen = list(BASELINES) if baselines is None else list(baselines)
+    if unknown := set(chosen) - set(BASELINES):
+        known = ", ".join(BASELINES)
+        raise UserError(f"--baselines {', '.join(sorted(unknown))}: expected some of {known}")
+    found = tag_metrics(tagger, data, chosen, seed, others or {}, report)
     report("classes, retrieval and arithmetic")
     found |= class_metrics(tagger, data, seed, others or {})
     found |= retrieval_metrics(tagger, data)
@@ -148,6 +161,7 @@ def evaluate(
 def tag_metrics(
     tagger: Tagger,
     data: Splits,
+    baselines: Sequence[str],
     seed: int,
     others: dict[str, Tagger],
     report: Callable[[str], None],
@@ -155,9 +169,9 @@ def tag_metrics(
     """`tags.METHOD.MEASURE` from the picture alone, and `completed.METHOD.MEASURE`."""
     train, val, test = (data.tag_data(name) for name in ("train", "val", "test"))
     scores = {}
-    for name, method in BASELINES.items():
+    for name in baselines:
         report(f"baseline: {name}")
-        scores[name] = method(train, val, seed).scores(test.features)
+        scores[name] = BASELINES[name](train, val, seed).scores(test.features)
     for name, model in {**others, "joint": tagger}.items():
         scores[name] = model.scorer.probabilities(test.features)[:, data.measured]
     found = _flat("tags", scores, test.tags)

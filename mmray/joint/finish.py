@@ -175,13 +175,7 @@ def save(scorer: Scorer, where: str, training: dict[str, Any]) -> None:
     storage.remove(storage.join(where, "config.json"))
     state = scorer.model.state_dict().items()
     tensors = {name: t.detach().cpu().contiguous() for name, t in state}
-    kept = {
-        **scorer.memory.tensors(),
-        "search.centre": scorer.centre,
-        "search.looks": scorer.looks,
-        "regression.weight": scorer.linear,
-    }
-    tensors |= {k: torch.from_numpy(v).contiguous() for k, v in kept.items()}
+    tensors |= {k: torch.from_numpy(v).contiguous() for k, v in scorer.kept().items()}
     storage.write_bytes(storage.join(where, "model.safetensors"), safetensors.torch.save(tensors))
     visual = [round(float(v), 4) for v in scorer.visual]
     tags = {**scorer.vocabulary.to_json(), "visual": visual}

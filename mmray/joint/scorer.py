@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -156,12 +157,22 @@ class Scorer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
+        """Hash of all that the answers depend on."""
+        weights = {name: t.cpu().numpy() for name, t in self.model.state_dict().items()}
+        digest = hashlib.sha256(json.dumps(self.calibration, sort_keys=True).encode())
+        for name, values in sorted({**weights, **self.kept()}.items()):
             digest.update(name.encode())
-            digest.update(tensor.cpu().numpy().tobytes())
+            digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
+
+    def kept(self) -> dict[str, np.ndarray]:
+        """What is stored beside the net's weights."""
+        return {
+            **self.memory.tensors(),
+            "search.centre": self.centre,
+            "search.looks": self.looks,
+            "regression.weight": self.linear,
+        }
 
     @torch.inference_mode()
     def _batched(self, function: Any, values: np.ndarray) -> np.ndarray:

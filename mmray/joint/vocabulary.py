@@ -122,7 +122,7 @@ class Vocabulary:
 
 
 def build_vocabulary(
-    dataset: Dataset, *, min_count: int = 10, max_tags: int = 2000, limit: int | None = None
+    dataset: Dataset, *, min_count: int = 3, max_tags: int = 2000, limit: int | None = None
 ) -> Vocabulary:
     """The tags of a dataset's training split.
 

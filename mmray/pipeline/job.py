@@ -109,6 +109,10 @@ class DatasetJob:
         if "counts" not in found:
             return None
         counts = found["counts"]
+        if len(dataset.part_names(self.out)) != counts.get("shards"):
+            storage.remove(manifest)  # some are lost, or were being removed: they are made again
+            storage.write_json(claim, wanted)
+            return None
         storage.remove(storage.join(self.out, ".work"))  # killed after the manifest was written
         console.print(f"{self.out} is complete; --overwrite makes it again")
         self._check_errors(counts["rows"], counts["errors"])

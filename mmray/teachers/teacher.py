@@ -60,11 +60,6 @@ class Teacher:
         """The input of the net's last layer: uint8 [N, S, S, 3] -> float32 [N, D]."""
         return self._run(images, ["features"])[0]
 
-    def both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and features, for the price of one."""
-        probabilities, features = self._run(images, ["probabilities", "features"])
-        return probabilities, features
-
     def describe(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What models of pictures learn from.
 

@@ -94,3 +94,61 @@ def test_a_user_error_is_one_line_and_exit_code_2(sounds):
     assert len(err.strip().splitlines()) == 1
     assert "nowhere" in err
     assert out == ""
+
+
+def test_joint_gives_tables_and_json(joint_model, picture_world, tmp_path, capsys, local_mode):
+    questions = tmp_path / "analogies.txt"
+    questions.write_text("red,rojo,blue,azul\n")
+    argv = ["--model", joint_model, "--data", picture_world, "--out", str(tmp_path / "out")]
+    more = ["--analogies", str(questions), "--baselines", "prior", "kNN"]
+    metrics = evaluate.main(["joint", *argv, *more])
+    assert json.loads((tmp_path / "out" / "joint.json").read_text()) == metrics
+    names = {"tags.prior.map_tags", "tags.joint.r5", "classes.concat_baseline", "missing.100"}
+    names |= {"retrieval.tags_to_image.r10", "arithmetic.success10", "analogy.acc1"}
+    assert names < set(metrics)
+    printed = capsys.readouterr().out
+    for title in ("tags of held-out pictures", "classes: MAP", "tags removed", "analogies"):
+        assert title in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--data": "nowhere"}, "nowhere: is not a finished dataset.*prepare_images"),
+        ({"--model": "nowhere"}, "nowhere: no such model"),
+        ({"--analogies": "nowhere"}, "nowhere"),
+        ({"--split": "val", "--min-count": "9999"}, "occurs in 9999 or more"),
+        ({"--protocol": "mirflickr"}, "360 labelled pictures, the protocol needs 25000"),
+        ({"--dbm": "nowhere"}, "nowhere: no such model"),
+        ({"--baselines": "magic"}, "--baselines magic: expected some of prior, kNN"),
+    ],
+)
+def test_joint_names_what_is_wrong(
+    joint_model, picture_world, tmp_path, local_mode, change, message
+):
+    usual = {"--model": joint_model, "--data": picture_world, "--out": str(tmp_path)}
+    with pytest.raises(UserError, match=message):
+        evaluate.main(["joint", *(word for flag in {**usual, **change}.items() for word in flag)])
+
+
+def test_each_subcommand_wants_a_model_of_its_kind(
+    model, sounds, joint_model, picture_world, tiny_teacher, tmp_path
+):
+    argv = ["--data", picture_world, "--out", str(tmp_path)]
+    with pytest.raises(UserError, match=r"kind 'soundnet'; `evaluate\.py soundnet` measures it"):
+        evaluate.main(["joint", "--model", model, *argv])
+    with pytest.raises(UserError, match="known: soundnet, joint"):
+        evaluate.main(["joint", "--model", tiny_teacher.removeprefix("mmray:"), *argv])
+    with pytest.raises(UserError, match=r"kind 'joint'; `evaluate\.py joint` measures it"):
+        evaluate.main(["soundnet", "--model", joint_model, "--sounds", sounds])
+
+
+def test_features_of_another_backbone_are_refused(joint_model, tmp_path):
+    from tests.joint.worlds import write_teacher, write_world
+
+    other = write_teacher(tmp_path / "other", seed=9)
+    data = write_world(tmp_path / "data", other, {"train": 20, "test": 20})
+    with pytest.raises(
+        UserError, match=rf"features are of {other} .*model's are of mmray:.*backbone"
+    ):
+        evaluate.main(["joint", "--model", joint_model, "--data", data, "--out", str(tmp_path)])

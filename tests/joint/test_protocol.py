@@ -42,7 +42,9 @@ def test_too_few_pictures(tagger: Tagger, picture_world: str) -> None:
 def test_other_pictures(tagger: Tagger, tmp_path: Path, tiny_teacher: str) -> None:
     rows = [{"tags": ["red"]}] * 9
     with pytest.raises(UserError, match="pictures have no labels"):
-        mirflickr_protocol(tagger, Dataset(write_rows(tmp_path / "a", rows, tiny_teacher), "images"))
+        mirflickr_protocol(
+            tagger, Dataset(write_rows(tmp_path / "a", rows, tiny_teacher), "images")
+        )
     other = write_world(tmp_path / "b", write_teacher(tmp_path / "t", 4), {"train": 9})
     with pytest.raises(UserError, match="features are of"):
         mirflickr_protocol(tagger, Dataset(other, "images"), sizes=(3, 3, 3))

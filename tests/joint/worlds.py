@@ -123,8 +123,7 @@ def hand_made(words: dict[str, Sequence[float]]) -> Tagger:
     dim = vectors.shape[1]
     sizes = JointConfig(feature_dim=dim, num_tags=len(words), hidden=4, dim=dim)
     scorer = Scorer(JointModel(sizes), Vocabulary(list(words), [1] * len(words), 1))
-    scorer.centre = {name: np.zeros(dim, np.float32) for name in ("pictures", "tags")}
-    scorer.embeddings = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    scorer.looks, scorer.centre = vectors, np.zeros(dim, np.float32)
     scorer.picture_vectors = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
     return Tagger(scorer, device="cpu")
 

@@ -35,9 +35,11 @@ def test_torchvision_checkpoint_gives_torchvisions_own_answer(
     images = torch.from_numpy(pictures[:2])
     preset = models.ResNet18_Weights.DEFAULT.transforms(crop_size=224, resize_size=224)
     expected = donor(preset(images.permute(0, 3, 1, 2))).softmax(-1)
-    probabilities, features = net(images)
+    probabilities, features, depths = net(images)
     assert torch.allclose(probabilities, expected, atol=1e-5)
     assert features.shape == (2, 512)
+    # Maps of 28, 14 and 7 pixels, the mean and the maximum of each.
+    assert depths.shape == (2, net.info.depths_dim) == (2, 2 * (128 + 256 + 512))
     assert net.info.classes == ["a", "b", "c d", "e", "f"]
     assert (net.info.name, net.info.size, net.info.feature_dim) == ("resnet18", 224, 512)
 
@@ -128,14 +130,43 @@ def test_efficientnet_has_its_own_colours() -> None:
 def test_own_net_round_trip(own_teacher: Path) -> None:
     net = nets.own_net(str(own_teacher))
     assert net.info.classes == ["disc", "square", "stripes"]
-    probabilities, features = net(torch.zeros(4, 32, 32, 3, dtype=torch.uint8))
+    probabilities, features, depths = net(torch.zeros(4, 32, 32, 3, dtype=torch.uint8))
     assert probabilities.shape == (4, 3)
     assert features.shape == (4, net.info.feature_dim) == (4, 16)
+    assert depths.shape == (4, net.info.depths_dim)
     assert torch.allclose(probabilities.sum(-1), torch.ones(4))
 
 
 def test_probabilities_stay_float32_under_autocast(own_teacher: Path) -> None:
     net = nets.own_net(str(own_teacher))
     with torch.autocast("cpu", torch.bfloat16):
-        probabilities, features = net(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
-    assert probabilities.dtype == features.dtype == torch.float32
+        probabilities, features, depths = net(torch.zeros(1, 32, 32, 3, dtype=torch.uint8))
+    assert probabilities.dtype == features.dtype == depths.dtype == torch.float32
+
+
+@torch.no_grad()
+def test_depths_are_means_and_maxima_of_maps() -> None:
+    torch.manual_seed(0)
+    net = nets.new_net("x", ["a", "b"], 32, [4, 6, 8, 10]).eval()
+    images = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8)
+    depths = net(images)[2]
+    first = net.body.layers[:9](net.normalise(images))  # the last map of 8 pixels, before pooling
+    last = net.body.layers(net.normalise(images))
+    assert (first.shape[1:], last.shape[1:]) == ((8, 8, 8), (10, 4, 4))
+    found = [y for x in (first, last) for y in (x.mean((2, 3)), x.amax((2, 3)))]
+    assert torch.allclose(depths, torch.cat(found, dim=1), atol=1e-6)
+    assert torch.equal(net(images)[2], depths)  # and nothing stays behind in the net
+    assert torch.allclose(net(images[1:2])[2], depths[1:2], atol=1e-5)
+
+
+@torch.no_grad()
+def test_taps_may_be_chosen_or_missing() -> None:
+    net = nets.new_net("x", ["a", "b"], 16, [4, 8])
+    images = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
+    for taps, dim in (([], 0), (["layers.0"], 8), (["layers.0", "layers.4"], 24)):
+        chosen = nets.PictureNet(
+            net.body, net.head, name="x", classes=["a", "b"], size=16, taps=taps
+        )
+        assert chosen.info.depths_dim == dim
+        assert chosen(images)[2].shape == (2, dim)
+        assert chosen.body.training  # as it was before its maps were looked at

@@ -19,22 +19,23 @@ from mmray.teachers.recipes import recipe_of
 def efficientnet(
     teacher_cache: Path, pictures: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, PictureNet]:
-    """Probabilities and features of the pictures in ONNX Runtime, and the net."""
+    """Probabilities and all vectors of the pictures in ONNX Runtime, and the net."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MMRAY_CACHE", str(teacher_cache))
         recipe = recipe_of("efficientnet_lite0")
         graph, _ = runtimes.exported(recipe)
-    probabilities, features = runtimes.OnnxRuntime(graph).run(pictures, runtimes.OUTPUTS)
-    return probabilities, features, recipe.build()
+    probabilities, *vectors = runtimes.OnnxRuntime(graph).run(pictures, runtimes.OUTPUTS)
+    return probabilities, np.concatenate(vectors, axis=1), recipe.build()
 
 
 def test_onnx_runtime_agrees_with_torch_in_float32(
     efficientnet: tuple[np.ndarray, np.ndarray, PictureNet], pictures: np.ndarray
 ) -> None:
     probabilities, features, net = efficientnet
-    own, own_features = runtimes.TorchRuntime(net, "cpu", torch.float32).run(
+    own, *vectors = runtimes.TorchRuntime(net, "cpu", torch.float32).run(
         pictures, runtimes.OUTPUTS
     )
+    own_features = np.concatenate(vectors, axis=1)
     assert probabilities.shape == (12, 1000)
     assert probabilities.max() > 0.1  # the net is sure of something, so agreement means something
     np.testing.assert_allclose(probabilities, own, atol=1e-5)

@@ -24,8 +24,10 @@ def test_probabilities_and_features(own_teacher: Path) -> None:
     assert features.shape == (5, teacher.feature_dim)
     assert probabilities.dtype == features.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-6)
-    for one, other in zip(teacher.both(images), (probabilities, features), strict=True):
-        np.testing.assert_array_equal(one, other)
+    described, vectors = teacher.describe(images)
+    np.testing.assert_array_equal(described, probabilities)
+    assert vectors.shape == (5, teacher.depths_dim + teacher.feature_dim)
+    np.testing.assert_array_equal(vectors[:, teacher.depths_dim :], features)
 
 
 def test_many_pictures_go_through_in_batches(
@@ -85,6 +87,7 @@ def test_description_fits_the_teacher(own_teacher: Path) -> None:
         "classes": ["disc", "square", "stripes"],
         "size": 32,
         "feature_dim": 16,
+        "depths_dim": teacher.depths_dim,
         "weights_sha256": storage.sha256(own_teacher / "model.safetensors"),
     }
     assert teacher.weights_sha256 == storage.sha256(own_teacher / "model.safetensors")

@@ -1,0 +1,59 @@
+"""Several frozen nets as one: what they see, and how they are told from others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmray.errors import UserError
+from mmray.media.image import square
+from mmray.teachers import load_teacher
+from mmray.teachers.backbone import Backbone, describe_backbone
+from tests.joint.worlds import write_teacher
+
+IMAGES = [
+    np.random.default_rng(i).integers(0, 256, (h, w, 3), dtype=np.uint8)
+    for i, (h, w) in enumerate([(16, 16), (20, 40), (1, 9)])
+]
+
+
+def test_vectors_of_all_nets_are_joined(tiny_teacher: str, own_teacher: Path) -> None:
+    small, large = tiny_teacher, f"mmray:{own_teacher}"  # 16 and 32 pixels
+    backbone = Backbone([small, large], "crop", "cpu")
+    assert backbone.size == 32
+    assert backbone.dim == 48 + load_teacher(large).depths_dim + 16
+    vectors, answers = backbone.describe(IMAGES)
+    squares = np.stack([square(image, 32, "crop") for image in IMAGES])
+    for spec, columns in ((small, slice(48)), (large, slice(48, None))):
+        probabilities, expected = load_teacher(spec, "cpu").describe(squares)
+        np.testing.assert_allclose(vectors[:, columns], expected, atol=1e-5)
+        np.testing.assert_allclose(answers[spec], probabilities, atol=1e-6)
+    assert vectors.shape == (3, backbone.dim)
+    assert vectors.dtype == np.float32
+    assert backbone([]).shape == (0, backbone.dim)
+
+
+def test_a_picture_is_seen_the_same_in_any_batch(tiny_teacher: str) -> None:
+    backbone = Backbone([tiny_teacher])
+    whole = backbone(IMAGES)
+    for image, expected in zip(IMAGES, whole, strict=True):
+        np.testing.assert_allclose(backbone([image])[0], expected, atol=1e-5)
+    padded = [square(image, 16, "pad") for image in IMAGES]
+    np.testing.assert_allclose(backbone(np.stack(padded)), whole, atol=1e-5)
+    assert not np.allclose(Backbone([tiny_teacher], "crop")(IMAGES)[1], whole[1], atol=1e-3)
+
+
+def test_its_description_is_of_its_weights(tiny_teacher: str, tmp_path: Path) -> None:
+    here = describe_backbone([tiny_teacher], "pad")
+    assert here["dim"] == Backbone([tiny_teacher]).dim == 48
+    moved = describe_backbone([write_teacher(tmp_path / "moved")], "pad")
+    assert moved["weights_sha256"] == here["weights_sha256"]
+    other = describe_backbone([write_teacher(tmp_path / "other", seed=1)], "pad")
+    assert other["weights_sha256"] != here["weights_sha256"]
+
+
+def test_unknown_nets_are_user_errors() -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        Backbone(["mmray:nowhere"])
