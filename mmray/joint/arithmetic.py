@@ -7,7 +7,9 @@ kind, and see whether the nearest pictures are of that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,74 +25,124 @@ NEAREST = 10
 MOST_QUERIES = 2_000
 
 
-def swap_metrics(tagger: Tagger, pool: Pictures, seed: int = 0) -> dict[str, float]:
+def swap_metrics(
+    tagger: Tagger, asked: Pictures, others: Pictures, seed: int = 0
+) -> dict[str, float]:
     """`arithmetic.success10`, beside the same without the picture and without the tags.
 
-    Labels are of the form `kind:value`, and swaps stay within a kind. A query is a picture of the
-    pool, one of its labels and another value of that kind, both of which are tags that the model
-    knows. What is found must have the new label, lack the old one, and share the picture's other
-    labels that its own tags mention. A query counts when the pool has such a picture; it succeeds
-    when one is among the ten nearest, the picture itself left out.
+    Labels are of the form `kind:value`, and swaps stay within a kind; kinds of which pictures
+    have several values take no part. A query is a held-out picture, one of its labels that its
+    own tags mention, and another value of that kind that is a tag, too. A right picture has the
+    new label, lacks the old one, and shares all other labels that the tags mention. A query
+    counts when there is a right picture; it succeeds when one is among the ten nearest.
+
+    Args:
+        tagger: the model.
+        asked: held-out pictures, which the queries start from; they are searched, too.
+        others: the rest of the collection that is searched.
+        seed: of the choice of queries where there are many.
 
     Returns:
-        `arithmetic.success10`, `arithmetic.picture_only`, `arithmetic.tags_only` (shares, 0 to
-        1), `arithmetic.chance` (ten pictures drawn by lot) and `arithmetic.queries` (their
-        number); nothing where labels have no kinds.
+        `arithmetic.success10`, `arithmetic.picture_only`, `arithmetic.tags_only` and
+        `arithmetic.chance` (ten pictures drawn by lot) in the whole collection;
+        `arithmetic.held_out` (success among held-out pictures alone, for queries with a right one
+        there) and `arithmetic.queries`, their number. Nothing where labels have no kinds.
     """
-    queries = _queries(tagger, pool)
+    labels = _Labels([*asked.labels, *others.labels])
+    queries = list(_queries(tagger, asked, labels))
     if not queries:
         return {}
     if len(queries) > MOST_QUERIES:
         chosen = np.random.default_rng(seed).choice(len(queries), MOST_QUERIES, replace=False)
         queries = [queries[i] for i in chosen]
-    vectors = tagger.scorer.picture_vectors(pool.features)
-    hits: dict[str, list[float]] = {"success10": [], "picture_only": [], "tags_only": []}
-    chance = []
-    for row, minus, plus, targets in queries:
-        own = vectors[row : row + 1]
-        tried = {
-            "success10": tagger.combine(own, [plus], [minus]),
-            "picture_only": tagger.combine(own, [], []),
-            "tags_only": tagger.combine(None, [plus], [minus]),
-        }
-        for name, query in tried.items():
-            near = vectors @ query
-            near[row] = -np.inf
-            hits[name].append(float(targets[np.argsort(-near)[:NEAREST]].any()))
-        chance.append(1 - (1 - targets.mean()) ** NEAREST)
+    features = np.concatenate([asked.features, others.features])
+    vectors = tagger.scorer.picture_vectors(features)
+    hits: dict[str, list[float]] = {}
+    for query in queries:
+        targets = labels.right(query)
+        for name, hit in _tried(tagger, query, vectors, targets, len(asked)).items():
+            hits.setdefault(name, []).append(hit)
     found = {f"arithmetic.{name}": float(np.mean(values)) for name, values in hits.items()}
-    found["arithmetic.chance"] = float(np.mean(chance))
     return {**found, "arithmetic.queries": float(len(queries))}
 
 
-def _queries(tagger: Tagger, pool: Pictures) -> list[tuple[int, str, str, np.ndarray]]:
-    """Row, tag to take away, tag to add, and which pictures of the pool are right."""
+def _tried(
+    tagger: Tagger, query: Query, vectors: np.ndarray, targets: np.ndarray, held_out: int
+) -> dict[str, float]:
+    own, plus, minus = vectors[query.row][None], [_word(query.new)], [_word(query.old)]
+    ways = {
+        "success10": tagger.combine(own, plus, minus),
+        "picture_only": tagger.combine(own, [], []),
+        "tags_only": tagger.combine(None, plus, minus),
+    }
+    found = {"chance": 1 - (1 - targets.mean()) ** NEAREST}
+    for name, vector in ways.items():
+        near = vectors @ vector
+        near[query.row] = -np.inf
+        found[name] = float(targets[np.argsort(-near)[:NEAREST]].any())
+        if name == "success10" and targets[:held_out].any():
+            nearest = np.argsort(-near[:held_out])[:NEAREST]
+            found["held_out"] = float(targets[nearest].any())
+    return found
+
+
+@dataclass(frozen=True)
+class Query:
+    """A swap: the picture's row, the label to take away, the one to add, and those to keep."""
+
+    row: int
+    old: str
+    new: str
+    kept: tuple[str, ...]
+
+
+class _Labels:
+    """Which pictures have which labels, of the kinds that every picture has one value of."""
+
+    def __init__(self, rows: list[list[str]]) -> None:
+        several = {
+            kind
+            for found in rows
+            for kind, count in Counter(map(_kind, found)).items()
+            if count > 1 or not kind
+        }
+        names = {label for found in rows for label in found if _kind(label) not in several}
+        numbers: dict[str, list[int]] = {label: [] for label in sorted(names)}
+        for row, found in enumerate(rows):
+            for label in found:
+                if label in numbers:
+                    numbers[label].append(row)
+        self.has = {label: np.zeros(len(rows), bool) for label in numbers}
+        for label, places in numbers.items():
+            self.has[label][places] = True
+
+    def right(self, query: Query) -> np.ndarray:
+        """Which pictures are what a query asks for."""
+        wanted = np.logical_and.reduce([self.has[label] for label in (query.new, *query.kept)])
+        return wanted & ~self.has[query.old]
+
+
+def _queries(tagger: Tagger, asked: Pictures, labels: _Labels) -> Iterator[Query]:
     known = tagger.vocabulary.numbers
-    labels = sorted({label for found in pool.labels for label in found if ":" in label})
-    has = {label: np.array([label in found for found in pool.labels]) for label in labels}
-    kinds: dict[str, list[str]] = {}
-    for label in labels:
-        kind, word = label.split(":", 1)
-        if word in known:
-            kinds.setdefault(kind, []).append(label)
-    queries = []
-    for row, found in enumerate(pool.labels):
-        mentioned = [
-            label
-            for label in found
-            if (word := label.partition(":")[2]) in known and pool.tags[row, known[word]]
-        ]
-        for old in mentioned:
-            kind, word = old.split(":", 1)
-            others = [label for label in mentioned if label != old]
-            if not others:
-                continue
-            fits = np.logical_and.reduce([has[label] for label in others]) & ~has[old]
-            for new in kinds[kind]:
-                targets = fits & has[new]
-                if new not in found and targets.any():
-                    queries.append((row, word, new.split(":", 1)[1], targets))
-    return queries
+    usable = [label for label in labels.has if _word(label) in known]
+    for row, found in enumerate(asked.labels):
+        mine = [label for label in found if label in usable]
+        told = [label for label in mine if asked.tags[row, known[_word(label)]]]
+        for old in told:
+            kept = tuple(label for label in told if label != old)
+            for new in usable:
+                if _kind(new) == _kind(old) and new not in mine and kept:
+                    query = Query(row, old, new, kept)
+                    if labels.right(query).any():
+                        yield query
+
+
+def _kind(label: str) -> str:
+    return label.rpartition(":")[0]
+
+
+def _word(label: str) -> str:
+    return label.rpartition(":")[2]
 
 
 def analogy_metrics(

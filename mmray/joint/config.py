@@ -64,7 +64,9 @@ class JointOptions:
 
     def check(self) -> None:
         """Raise a `UserError` that names the flag when a value cannot work."""
-        for name in ("min_count", "max_tags", "hidden", "dim"):
+        if self.max_tags < 2:
+            raise UserError(f"--max-tags {self.max_tags}: expected 2 or more")
+        for name in ("min_count", "hidden", "dim"):
             if getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: expected 1 or more")
         values = {"mixup": self.mixup, "pretrain_epochs": self.pretrain_epochs}

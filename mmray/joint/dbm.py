@@ -286,9 +286,12 @@ class Dbm(nn.Module):
         return {"picture": picture.square().mean(-1), "text": text}
 
     def _loss(self, rbm: Rbm, data: Tensor, sparse: bool = True) -> Tensor:
-        cost = self.config.sparsity_cost if sparse else 0.0
-        penalty = rbm.sparsity_penalty(data, self.config.sparsity)
-        return rbm.divergence(data, self.config.cd_steps) + cost * penalty
+        loss = rbm.divergence(data, self.config.cd_steps)
+        if sparse:
+            loss = loss + self.config.sparsity_cost * rbm.sparsity_penalty(
+                data, self.config.sparsity
+            )
+        return loss
 
     def _picture(self, features: Tensor) -> Tensor:
         """Standardised; one wild value must not silence all other features."""

@@ -44,6 +44,15 @@ class Splits:
     test: Pictures
     measured: np.ndarray
 
+    def rest(self) -> Pictures:
+        """The pictures that are not measured on."""
+        return Pictures(
+            np.concatenate([self.train.features, self.val.features]),
+            np.concatenate([self.train.tags, self.val.tags]),
+            [*self.train.labels, *self.val.labels],
+            [*self.train.ids, *self.val.ids],
+        )
+
     def tag_data(self, split: str) -> TagData:
         """Features and measured tags of the pictures that have any (of the test split: of all)."""
         pictures: Pictures = getattr(self, split)
@@ -153,7 +162,7 @@ def evaluate(
     report("classes, retrieval and arithmetic")
     found |= class_metrics(tagger, data, seed, others or {})
     found |= retrieval_metrics(tagger, data)
-    found |= arithmetic.swap_metrics(tagger, data.test)
+    found |= arithmetic.swap_metrics(tagger, data.test, data.rest())
     found |= arithmetic.analogy_metrics(tagger, analogies or [])
     return found | useless_metrics(tagger, useless)
 

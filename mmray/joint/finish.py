@@ -163,7 +163,7 @@ def regression(
         ridge = share * np.trace(gram) / len(gram) * np.eye(len(gram))
         found = scipy.linalg.solve(gram + ridge, target, assume_a="pos").T.astype(np.float32)
         if not len(held_out[0]):
-            return found
+            return weights  # nothing to calibrate it on: it has seen all there is
         scores = standard(held_out[0]) @ found.T + tags.mean(axis=0)
         if (quality := map_images(scores, held_out[1])) > best:
             best, weights = quality, found

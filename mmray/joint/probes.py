@@ -82,8 +82,6 @@ def thinned(tags: np.ndarray, percent: int, seed: int) -> np.ndarray:
 class ClassProbe:
     """A class of pictures from the joint vector, by regression and by the nearest pictures.
 
-    One probe serves pictures with all tags, with some, and with none: it is trained on all three.
-
     Args:
         scorer: the model.
         train: pictures with the tags that may be shown.

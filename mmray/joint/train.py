@@ -103,9 +103,7 @@ class JointTraining:
             schedule="cosine",
         )
         return {
-            name: self._job(
-                task, vocabulary, sizes, storage.join(self.out, f"{name}_alone"), config
-            )
+            name: self._job(task, vocabulary, sizes, f"{name}_alone", config)
             for name, task in tasks.items()
         }
 

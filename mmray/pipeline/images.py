@@ -117,7 +117,8 @@ def picture_pools(job: DatasetJob, options: ImageOptions, workers: Workers) -> l
     """The workers of the main pass: they decode, describe, and write."""
     from mmray.pipeline.pictures import DecodePictures, DescribePictures
 
-    size = max(net["size"] for net in job.nets.values())
+    # The backbone's own size, at which the model's users will see pictures too.
+    size = max(net["size"] for name, net in job.nets.items() if name.startswith("features"))
     columns = (
         *("id", "uri", "split", "width", "height", "tags", "captions", "labels"),
         *("features", "objects", "thumbnail"),

@@ -28,13 +28,12 @@ def write_tagger(folder: Path, teacher: Path) -> Path:
     model = JointModel(JointConfig(backbone["dim"], len(TAGS), hidden=16, dim=DIM)).eval()
     scorer = Scorer(model, Vocabulary(TAGS, [9, 8, 7, 6, 5], 20), backbone=backbone)
     scorer.visual = np.array([0.9, 0.8, 0.7, 0.65, 0.5], np.float32)
-    scorer.calibration = {name: [0.5, 0.5, 0.5, 0.0] for name in ("picture", "both", "tags")}
+    scorer.calibration = {name: [0.5, 0.5, 0.0, 0.5, 0.0] for name in ("picture", "both", "tags")}
     features = rng.random((20, backbone["dim"]), np.float32)
     scorer.memory = Memory(scorer.vectors(features, None), rng.random((20, len(TAGS))) < 0.3)
-    scorer.centre = {
-        "pictures": scorer.picture_vectors(features).mean(axis=0),
-        "tags": scorer.embeddings.mean(axis=0),
-    }
+    scorer.linear = np.zeros((len(TAGS), backbone["dim"]), np.float32)
+    scorer.centre = scorer.picture_vectors(features).mean(axis=0)
+    scorer.looks = rng.random((len(TAGS), DIM), np.float32)
     save(scorer, str(folder), {})
     return folder
 

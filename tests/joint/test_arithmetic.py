@@ -33,11 +33,17 @@ def pool_of(tagger: Tagger, mentioned: int = 2, kinds: bool = True) -> Pictures:
     return Pictures(features, tags, labels, [str(i) for i in range(len(pairs))])
 
 
+def swaps(tagger: Tagger, pool: Pictures) -> dict[str, float]:
+    """With nothing to search but the pool itself."""
+    return swap_metrics(tagger, pool, pool.take(np.arange(0)))
+
+
 def test_a_perfect_model_succeeds_always() -> None:
     tagger = hand_made(WORDS)
-    found = swap_metrics(tagger, pool_of(tagger))
+    found = swaps(tagger, pool_of(tagger))
     assert found == {
         "arithmetic.success10": 1.0,
+        "arithmetic.held_out": 1.0,
         "arithmetic.picture_only": 0.0,
         "arithmetic.tags_only": pytest.approx(found["arithmetic.tags_only"]),
         "arithmetic.chance": pytest.approx(1 - (1 - 1 / 9) ** 10),
@@ -49,24 +55,40 @@ def test_a_perfect_model_succeeds_always() -> None:
 def test_a_model_that_takes_words_for_others_fails() -> None:
     shifted = dict(zip(WORDS, np.roll(MEANINGS[:6], 1, axis=0), strict=True))
     tagger = hand_made(shifted)
-    assert swap_metrics(tagger, pool_of(tagger))["arithmetic.success10"] < 0.5
+    assert swaps(tagger, pool_of(tagger))["arithmetic.success10"] < 0.5
+
+
+def test_the_rest_of_a_collection_is_searched_too() -> None:
+    tagger = hand_made(WORDS)
+    pool = pool_of(tagger)
+    found = swap_metrics(tagger, pool.take(np.arange(1)), pool.take(np.arange(1, len(pool))))
+    assert found["arithmetic.success10"] == 1.0
+    assert "arithmetic.held_out" not in found  # one picture has no right one beside it
+
+
+def test_kinds_of_several_values_take_no_part() -> None:
+    tagger = hand_made(WORDS)
+    pool = pool_of(tagger)
+    labels = [[*found, "object:extra"] for found in pool.labels]
+    twice = Pictures(pool.features, pool.tags, labels, pool.ids)
+    assert swaps(tagger, twice) == {}  # only colours are left, and nothing beside to keep
 
 
 def test_at_most_so_many_swaps_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "MOST_QUERIES", 30)
     tagger = hand_made(WORDS)
-    found = swap_metrics(tagger, pool_of(tagger))
+    found = swaps(tagger, pool_of(tagger))
     assert found["arithmetic.queries"] == 30
     assert found["arithmetic.success10"] == 1.0
 
 
 def test_nothing_to_swap() -> None:
     tagger = hand_made(WORDS)
-    assert swap_metrics(tagger, pool_of(tagger, kinds=False)) == {}
-    assert swap_metrics(tagger, pool_of(tagger, mentioned=1)) == {}
+    assert swaps(tagger, pool_of(tagger, kinds=False)) == {}
+    assert swaps(tagger, pool_of(tagger, mentioned=1)) == {}
     strangers = hand_made({"x": MEANINGS[0], "y": MEANINGS[1]})
-    assert swap_metrics(strangers, pool_of(strangers, mentioned=0)) == {}
-    assert swap_metrics(tagger, pool_of(tagger).take(np.arange(0))) == {}
+    assert swaps(strangers, pool_of(strangers, mentioned=0)) == {}
+    assert swaps(tagger, pool_of(tagger).take(np.arange(0))) == {}
 
 
 def test_analogies() -> None:

@@ -65,7 +65,7 @@ def by_hand(pictures: Tensor, tags: Tensor, bags: Tensor, has: Tensor, scale: fl
     return losses
 
 
-@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("scale", [1.0, 400.0])
 def test_contrastive_loss_is_that_of_plain_loops(scale: float) -> None:
     found = contrastive_loss(*pairs(), torch.tensor(scale))
     assert found.tolist() == pytest.approx(by_hand(*pairs(), scale), rel=1e-4)

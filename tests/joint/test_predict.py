@@ -14,7 +14,7 @@ from PIL import Image
 import mmray
 from mmray.errors import MediaError, UserError
 from mmray.joint.index import Index
-from mmray.joint.predict import Tagger
+from mmray.joint.predict import TAG_WEIGHT, Tagger
 from mmray.joint.vocabulary import UnknownTag
 from mmray.pipeline.dataset import Dataset, tensor
 from tests.joint.worlds import COLOURS, hand_made, write_teacher
@@ -139,7 +139,7 @@ def test_pictures_plus_and_minus_tags() -> None:
     tagger = hand_made({"red": x[0], "blue": x[1] * 5, "dog": x[2]})
     pictures = np.stack([x[0] + x[2], x[0] + x[3]]) / 2**0.5
     found = tagger.combine(pictures[:1], ["blue"], ["red"])
-    expected = pictures[0] + x[1] - x[0]
+    expected = pictures[0] + TAG_WEIGHT * (x[1] - x[0])
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(tagger.combine(pictures, [], [])), 1, atol=1e-6)
     np.testing.assert_allclose(tagger.combine(None, ["dog"], []), x[2], atol=1e-6)

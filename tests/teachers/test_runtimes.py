@@ -32,9 +32,7 @@ def test_onnx_runtime_agrees_with_torch_in_float32(
     efficientnet: tuple[np.ndarray, np.ndarray, PictureNet], pictures: np.ndarray
 ) -> None:
     probabilities, features, net = efficientnet
-    own, *vectors = runtimes.TorchRuntime(net, "cpu", torch.float32).run(
-        pictures, runtimes.OUTPUTS
-    )
+    own, *vectors = runtimes.TorchRuntime(net, "cpu", torch.float32).run(pictures, runtimes.OUTPUTS)
     own_features = np.concatenate(vectors, axis=1)
     assert probabilities.shape == (12, 1000)
     assert probabilities.max() > 0.1  # the net is sure of something, so agreement means something
