@@ -112,7 +112,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
             others=others,
             analogies=questions,
             baselines=args.baselines,
-            useless=USELESS_TAGS if data.manifest.get("source") == "toy" else (),
+            useless=USELESS_TAGS if str(data.manifest.get("source")).split(":")[0] == "toy" else (),
             report=cli.console.print,
         )
     for table in joint_tables(metrics):

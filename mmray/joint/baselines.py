@@ -432,7 +432,7 @@ def class_methods(
                 [data.features] * others + [form(data.tags.astype(np.float32))]
                 for data in (train, test)
             ]
-            model = _Classes(views[0], classes, seed)
+            model = ClassRegression(views[0], classes, seed)
             tried.append((model.quality, model.scores(views[1])))
         found[name] = max(tried, key=lambda pair: pair[0])[1]
     return {**found, "average": (found["pictures"] + found["tags"]) / 2}
@@ -450,10 +450,12 @@ def class_scores(
         test_x: the same views of M other things.
         seed: of the held out part on which the regularisation is chosen.
     """
-    return _Classes(train_x, train_y, seed).scores(test_x)
+    return ClassRegression(train_x, train_y, seed).scores(test_x)
 
 
-class _Classes:
+class ClassRegression:
+    """One logistic regression a class; see `class_scores`."""
+
     def __init__(self, views: Sequence[np.ndarray], y: np.ndarray, seed: int) -> None:
         self.scales = [StandardScaler().fit(view) for view in views]
         x = self._inputs(views)
@@ -468,6 +470,7 @@ class _Classes:
         return np.hstack([scale.transform(v) / v.shape[1] ** 0.5 for scale, v in pairs])
 
     def scores(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """Probability of each class, float [M, C]."""
         return expit(linear(self._inputs(views), self.weights))
 
 

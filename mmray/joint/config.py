@@ -73,8 +73,8 @@ class JointOptions:
         for name, value in {**values, **dataclasses.asdict(self.weights)}.items():
             if not 0 <= value < float("inf"):
                 raise UserError(f"{_flag(name)} {value:g}: expected 0 or more")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"--dropout {self.dropout:g}: expected 0 or more, below 1")
+        if not 0 <= self.dropout <= 0.95:
+            raise UserError(f"--dropout {self.dropout:g}: expected 0 to .95")
         self._check_backbone()
 
     def _check_backbone(self) -> None:

@@ -135,7 +135,7 @@ def evaluate(
     baselines: Collection[str] | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
-    """Everything that is measured of a joint model, by flat names; see docs/measurements.md.
+    """Everything that is measured of a joint model, by flat names; see docs/joint.md.
 
     Args:
         tagger: the model.
@@ -154,6 +154,13 @@ def evaluate(
         UserError: the model and the dataset do not belong together.
     """
     data = read_splits(tagger, dataset, split, limit, min_count)
+    for name, other in (others or {}).items():
+        check_backbone(other, dataset)
+        if other.vocabulary.tags != tagger.vocabulary.tags:
+            raise UserError(
+                f"--{name}: knows other tags than --model; train both with the same --min-count, "
+                "--max-tags and --limit"
+            )
     chosen = list(BASELINES) if baselines is None else list(baselines)
     if unknown := set(chosen) - set(BASELINES):
         known = ", ".join(BASELINES)
@@ -162,9 +169,10 @@ def evaluate(
     report("classes, retrieval and arithmetic")
     found |= class_metrics(tagger, data, seed, others or {})
     found |= retrieval_metrics(tagger, data)
-    found |= arithmetic.swap_metrics(tagger, data.test, data.rest())
+    found |= arithmetic.swap_metrics(tagger, data.test, data.rest(), seed)
     found |= arithmetic.analogy_metrics(tagger, analogies or [])
-    return found | useless_metrics(tagger, useless)
+    found |= useless_metrics(tagger, useless)
+    return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def tag_metrics(

@@ -31,7 +31,11 @@ FORMAT_VERSION = 1
 EVIDENCE = ("picture", "both", "tags")
 MEMORY_ROWS = 50_000
 CALIBRATION_ROWS = 5_000
+CALIBRATION_PAIRS = 2_000_000
+"""Pairs of picture and tag that the calibration is fitted on, spread over all of them."""
 VISUAL_ROWS = 20_000
+LEAST_JUDGED = 10
+"""Pictures with a tag that it takes to say that pictures do not tell it."""
 RIDGES = (0.3, 1.0, 3.0)
 """Penalties that are tried, as shares of the features' mean square."""
 VISUAL_AUC = 0.6
@@ -57,6 +61,7 @@ def finish(scorer: Scorer, data: str, where: str, training: dict[str, Any]) -> N
     vectors = scorer.picture_vectors(features)
     scorer.centre = vectors.mean(axis=0)
     scorer.looks = tags.T.astype(np.float32) @ vectors / np.maximum(tags.sum(0), 1)[:, None]
+    scorer.looks[tags.sum(axis=0) == 0] = scorer.centre  # nothing is known: no direction
     if scorer.remembers:
         scorer.memory = Memory(scorer.vectors(features, None), tags)
         scorer.linear = regression(features, tags, held_out, statistics)
@@ -82,7 +87,7 @@ def rows_with_tags(
         if count >= most:
             break
     if not count:
-        dim = int(dataset.manifest["teachers"]["features_0"]["feature_dim"])
+        dim = int(backbone_of(dataset)["dim"])
         return np.zeros((0, dim), np.float32), np.zeros((0, len(vocabulary)), bool)
     return np.concatenate(features)[:most], np.concatenate(tags)[:most]
 
@@ -108,7 +113,8 @@ def calibrate(
     for name, (pictures, shown, wanted, counts) in cases.items():
         parts = scorer.evidence(pictures, shown, own)
         columns = [np.broadcast_to(part, wanted.shape)[counts] for part in parts]
-        x, y = np.stack(columns, axis=1), wanted[counts]
+        step = max(1, len(columns[0]) // CALIBRATION_PAIRS)
+        x, y = np.stack([column[::step] for column in columns], axis=1), wanted[counts][::step]
         if len(np.unique(y)) < 2:
             weights[name] = [1.0, *[0.0] * len(parts)]
             continue
@@ -123,20 +129,22 @@ def visual_scores(
     """How well pictures tell each tag: area under the ROC curve of held-out fifths, [V].
 
     A linear probe says it: cameras, years and awards are not in the picture, so that no model of
-    pictures, however good, does better than chance at them. 0.5 for a tag of fewer than two
-    pictures.
+    pictures, however good, does better than chance at them. A tag of fewer than ten pictures
+    cannot be judged, and has `VISUAL_AUC`.
     """
     x = ((features - statistics.mean) / statistics.std).clip(-6, 6)
     scores = np.zeros(tags.shape, np.float32)
     if len(x) < 2 * folds:
-        return np.full(tags.shape[1], 0.5)
+        return np.full(tags.shape[1], VISUAL_AUC)
     fold = np.arange(len(x)) % folds
     for i in range(folds):
         fit = Ridge(alpha=float(x.shape[1])).fit(x[fold != i], tags[fold != i])
         scores[fold == i] = fit.predict(x[fold == i])
+    counts = tags.sum(axis=0)
+    judged = (counts >= LEAST_JUDGED) & (counts < len(tags))
     return np.array(
         [
-            roc_auc_score(tags[:, j], scores[:, j]) if 1 < tags[:, j].sum() < len(tags) else 0.5
+            roc_auc_score(tags[:, j], scores[:, j]) if judged[j] else VISUAL_AUC
             for j in range(tags.shape[1])
         ]
     )

@@ -29,6 +29,7 @@ def tag_loss(
         gamma: 0 takes every absent tag at its word.
         ignore: 1 for tags that do not count.
     """
+    logits = logits.float()  # under autocast too: the digits count
     present = -tags * F.logsigmoid(logits)
     doubt = torch.sigmoid(-logits).detach() ** gamma if gamma else 1.0
     absent = -(1 - tags) * F.logsigmoid(-logits) * doubt
@@ -63,7 +64,7 @@ def contrastive_loss(
     blocked = -1e4 * (1 - present)
     losses = torch.zeros_like(has_tags)
     for rows, columns in ((pictures, all_tags), (tags, all_pictures)):
-        logits = scale * rows @ columns.T + blocked
+        logits = scale * rows.float() @ columns.float().T + blocked
         losses = losses - (targets * F.log_softmax(logits, dim=1)).sum(dim=1) / 2
     return losses * has_tags
 

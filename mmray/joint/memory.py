@@ -7,6 +7,8 @@ that the net has learned, are votes for the tags of a new one (TagVote, Li, Snoe
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 import scipy.sparse
 
@@ -41,6 +43,11 @@ class Memory:
         """Of no picture."""
         return cls(np.zeros((0, 1), np.float16), np.zeros((0, 1)), np.zeros(1, np.float32))
 
+    @cached_property
+    def _single(self) -> np.ndarray:
+        """The vectors in single precision, which takes longer to make than to search."""
+        return np.asarray(self.vectors, np.float32)
+
     def __len__(self) -> int:
         return len(self.vectors)
 
@@ -55,7 +62,7 @@ class Memory:
             float32 [N, V], 0 to 1.
         """
         votes = np.zeros((len(queries), self.tags.shape[1]), np.float32)
-        memory = self.vectors.astype(np.float32)
+        memory = self._single
         for start in range(0, len(queries), _CHUNK):
             rows = slice(start, start + _CHUNK)
             near = _unit(np.asarray(queries[rows], np.float32) - self.centre) @ memory.T

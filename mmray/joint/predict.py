@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmray import storage
 from mmray.errors import UserError
 from mmray.joint import finish
 from mmray.joint.index import Index
@@ -100,6 +101,8 @@ class Tagger:
             MediaError: a picture cannot be decoded.
             UserError: something is no picture.
         """
+        if isinstance(images, str | bytes | Path):
+            raise UserError("images: expected a list of pictures, as in [picture]")
         return self.backbone([_pixels(image) for image in images])
 
     def tags(
@@ -145,6 +148,8 @@ class Tagger:
                 f"({', '.join(self.scorer.backbone['nets'])}) gives "
                 f"{self.scorer.model.config.feature_dim}"
             )
+        if features is not None and not np.isfinite(features).all():
+            raise UserError("features: hold values that are no finite numbers")
         values = self.scorer.probabilities(features, known)
         blocked = np.zeros(values.shape, bool) if known is None else known.copy()
         if not useless:
@@ -276,7 +281,8 @@ class Tagger:
 
 def _pixels(image: Image) -> np.ndarray:
     if isinstance(image, str | Path):
-        image = Path(image).read_bytes()
+        with storage.open_file(str(image)) as f:
+            image = f.read()
     if isinstance(image, bytes):
         return decode_image(image)
     pixels = np.asarray(image)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmray.joint.baselines import class_scores
+from mmray.joint.baselines import ClassRegression
 from mmray.joint.memory import Memory
 from mmray.joint.scorer import Scorer
 
@@ -91,17 +91,33 @@ class ClassProbe:
 
     def __init__(self, scorer: Scorer, train: Pictures, truth: np.ndarray, seed: int) -> None:
         self.scorer, self.train, self.truth, self.seed = scorer, train, truth, seed
+        self._fitted: dict[tuple[bool, bool], tuple[ClassRegression, Memory, list[np.ndarray]]] = {}
 
     def scores(self, features: np.ndarray | None, tags: np.ndarray | None) -> np.ndarray:
-        """Scores of the classes, [M, C]."""
+        """Scores of the classes, [M, C]; without any tag a picture's are those of the picture."""
+        scores = self._scores(features, tags)
+        if features is not None and tags is not None and len(bare := np.flatnonzero(~tags.any(1))):
+            scores[bare] = self._scores(features[bare], None)
+        return scores
+
+    def _scores(self, features: np.ndarray | None, tags: np.ndarray | None) -> np.ndarray:
+        use = (features is not None, tags is not None)
+        if use not in self._fitted:
+            self._fitted[use] = self._fit(*use)
+        regression, memory, known = self._fitted[use]
         views = self._views(features, tags)
-        shown = self.train.tags if tags is not None else None
-        known = self._views(None if features is None else self.train.features, shown)
-        linear = class_scores(known, self.truth, views, self.seed)
-        whole = [np.concatenate([_scaled(v, k) for v, k in zip(views, known, strict=True)], 1)]
-        near = np.concatenate([_scaled(k, k) for k in known], 1)
-        votes = Memory(near, self.truth).votes(whole[0])
-        return linear + votes
+        whole = [_scaled(view, like) for view, like in zip(views, known, strict=True)]
+        return regression.scores(views) + memory.votes(np.concatenate(whole, axis=1))
+
+    def _fit(
+        self, use_pictures: bool, use_tags: bool
+    ) -> tuple[ClassRegression, Memory, list[np.ndarray]]:
+        known = self._views(
+            self.train.features if use_pictures else None, self.train.tags if use_tags else None
+        )
+        near = np.concatenate([_scaled(view, view) for view in known], axis=1)
+        regression = ClassRegression(known, self.truth, self.seed)
+        return regression, Memory(near, self.truth), known
 
     def pathways(self, test: Pictures) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """What each side makes alone of the training pictures and of others, by side."""

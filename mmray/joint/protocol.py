@@ -22,8 +22,8 @@ def mirflickr_protocol(
     """Classes from the joint vector by logistic regression, as in Srivastava and Salakhutdinov.
 
     The joint model knows the pictures and their tags, never the classes. Each split draws
-    pictures anew: the regression learns from the first part, its penalty is chosen on pictures
-    held out of that and the second part together, and the third part is measured.
+    pictures anew: the regression learns from the first part, its penalty is chosen on a fifth
+    of that, the second part is left aside, and the third part is measured.
 
     Args:
         tagger: the model.

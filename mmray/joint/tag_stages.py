@@ -104,7 +104,8 @@ class TagPictures:
         """
         good = np.flatnonzero(~np.array(failed(rows), dtype=bool))
         features = self._features(rows, good)
-        answers = self._tagger.tags_of_features(features, self.top, useless=self.useless)
+        numbers = np.nan_to_num(features)
+        answers = self._tagger.tags_of_features(numbers, self.top, useless=self.useless)
         found = self._tagger.scorer.picture_vectors(features)
         vectors = np.zeros((rows.num_rows, found.shape[1]), np.float16)
         vectors[good] = found

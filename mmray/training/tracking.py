@@ -156,9 +156,12 @@ def finish(
 
         for name, png in pictures.items():
             _log_bytes(client, run.run_id, png, name, "pictures")
-        for name in storage.list_files(model):
-            with storage.open_file(storage.join(model, name)) as f:
-                _log_bytes(client, run.run_id, f.read(), name, "model")
+        for folder in ("", *storage.list_folders(model)):
+            inside = storage.join(model, folder) if folder else model
+            for name in storage.list_files(inside):
+                with storage.open_file(storage.join(inside, name)) as f:
+                    data = f.read()
+                _log_bytes(client, run.run_id, data, name, f"model/{folder}".rstrip("/"))
         with contextlib.suppress(MlflowException):  # it exists
             client.create_registered_model(register_as)
         versions = client.search_model_versions(f"name='{register_as}'")
