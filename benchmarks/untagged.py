@@ -1,6 +1,7 @@
 """What pictures without tags are worth: the joint model with them, and without them.
 
-    python benchmarks/untagged.py --data runs/prepare_images --tagged 0.2
+    python benchmarks/untagged.py
+    python benchmarks/untagged.py --data runs/pictures --tagged 0.2
 
 Takes the tags off most training pictures. One model learns from all pictures, tagged or not; the
 other never sees those without tags. Prints how well each names the tags of held-out pictures from
@@ -26,7 +27,7 @@ from mmray.joint.config import JointOptions
 from mmray.joint.evaluate import read_splits
 from mmray.joint.train import JointTraining
 from mmray.pipeline.dataset import PART, Dataset, read_table, write_table
-from mmray.pipeline.images import ROW_GROUP
+from mmray.pipeline.images import ROW_GROUP, toy_images
 from mmray.training.config import TrainConfig
 
 console = Console()
@@ -68,14 +69,14 @@ def score(data: str, truth: Dataset, out: Path, steps: int, min_count: int) -> t
 def main() -> None:
     """Train both, several times, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="runs/prepare_images")
+    parser.add_argument("--data", help="image dataset (default: the toy world's)")
     parser.add_argument("--tagged", type=float, default=0.2)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--min-count", type=int, default=5)
     args = parser.parse_args()
     mmray.init(local_mode=True)
-    dataset = Dataset(args.data, "images")
+    dataset = Dataset(args.data or toy_images(), "images")
     table = Table("draw", "with untagged pictures", "without", title="MAP tags / MAP pictures")
     with tempfile.TemporaryDirectory() as folder:
         for draw in range(args.draws):
