@@ -64,6 +64,11 @@ class JointArgs(cli.JobArgs):
     """File of questions, `a b c d` a line with commas between tags (default: the toy world's)."""
     baselines: tuple[str, ...] | None = None
     """Run these baselines of tags only (default: all)."""
+    measure: tuple[
+        Literal["tags", "completed", "classes", "retrieval", "arithmetic", "analogies", "useless"],
+        ...,
+    ] = ("tags", "completed", "classes", "retrieval", "arithmetic", "analogies", "useless")
+    """What to measure (default: all; classes take the longest)."""
     protocol: Literal["own", "mirflickr"] = "own"
     """own: the dataset's splits; mirflickr: classes by 10k/5k/10k pictures, five times."""
     json: str | None = None
@@ -112,6 +117,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
             others=others,
             analogies=questions,
             baselines=args.baselines,
+            measure=args.measure,
             useless=USELESS_TAGS if str(data.manifest.get("source")).split(":")[0] == "toy" else (),
             report=cli.console.print,
         )

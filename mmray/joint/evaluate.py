@@ -29,6 +29,7 @@ from mmray.pipeline.images import backbone_of
 MOST_TRAIN = 20_000
 """Training pictures that the baselines learn from, whose cost grows with their square."""
 RETRIEVAL_POOL = 1_000
+MEASURES = ("tags", "completed", "classes", "retrieval", "arithmetic", "analogies", "useless")
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def evaluate(
     analogies: list[tuple[str, str, str, str]] | None = None,
     useless: Collection[str] = (),
     baselines: Collection[str] | None = None,
+    measure: Collection[str] = MEASURES,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Everything that is measured of a joint model, by flat names; see docs/joint.md.
@@ -148,6 +150,7 @@ def evaluate(
         analogies: questions `a is to b as c is to d`.
         useless: tags that are known to tell nothing of a picture.
         baselines: which of `BASELINES` to run; None for all.
+        measure: which of `MEASURES` to take.
         report: called with a line of progress.
 
     Raises:
@@ -165,13 +168,19 @@ def evaluate(
     if unknown := set(chosen) - set(BASELINES):
         known = ", ".join(BASELINES)
         raise UserError(f"--baselines {', '.join(sorted(unknown))}: expected some of {known}")
-    found = tag_metrics(tagger, data, chosen, seed, others or {}, report)
-    report("classes, retrieval and arithmetic")
-    found |= class_metrics(tagger, data, seed, others or {})
-    found |= retrieval_metrics(tagger, data)
-    found |= arithmetic.swap_metrics(tagger, data.test, data.rest(), seed)
-    found |= arithmetic.analogy_metrics(tagger, analogies or [])
-    found |= useless_metrics(tagger, useless)
+    steps: dict[str, Callable[[], dict[str, float]]] = {
+        "tags": lambda: tag_metrics(tagger, data, chosen, seed, others or {}, report),
+        "completed": lambda: completed_metrics(tagger, data, others or {}),
+        "classes": lambda: class_metrics(tagger, data, seed, others or {}),
+        "retrieval": lambda: retrieval_metrics(tagger, data),
+        "arithmetic": lambda: arithmetic.swap_metrics(tagger, data.test, data.rest(), seed),
+        "analogies": lambda: arithmetic.analogy_metrics(tagger, analogies or []),
+        "useless": lambda: useless_metrics(tagger, useless),
+    }
+    found: dict[str, float] = {}
+    for name in measure:
+        report(f"measuring {name}")
+        found |= steps[name]()
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
@@ -183,7 +192,7 @@ def tag_metrics(
     others: dict[str, Tagger],
     report: Callable[[str], None],
 ) -> dict[str, float]:
-    """`tags.METHOD.MEASURE` from the picture alone, and `completed.METHOD.MEASURE`."""
+    """`tags.METHOD.MEASURE`, from the picture alone."""
     train, val, test = (data.tag_data(name) for name in ("train", "val", "test"))
     scores = {}
     for name in baselines:
@@ -191,13 +200,11 @@ def tag_metrics(
         scores[name] = BASELINES[name](train, val, seed).scores(test.features)
     for name, model in {**others, "joint": tagger}.items():
         scores[name] = model.scorer.probabilities(test.features)[:, data.measured]
-    found = _flat("tags", scores, test.tags)
-    report("tags, given half of them")
-    return found | _completed(tagger, data, others)
+    return _flat("tags", scores, test.tags)
 
 
-def _completed(tagger: Tagger, data: Splits, others: dict[str, Tagger]) -> dict[str, float]:
-    """The hidden half of the tags, from the picture, from the other half, and from both."""
+def completed_metrics(tagger: Tagger, data: Splits, others: dict[str, Tagger]) -> dict[str, float]:
+    """`completed.METHOD.MEASURE`: half of the tags, from the picture, the other half, or both."""
     halves = {}
     for name in ("train", "val", "test"):
         pictures: Pictures = getattr(data, name)
