@@ -128,6 +128,8 @@ class ClassProbe:
         views = [self.scorer.vectors(features, tags)]
         if tags is not None and features is not None:
             views.append(self.scorer.vectors(None, tags))
+        if features is not None and tags is None:
+            views.append(features)
         return views
 
 
