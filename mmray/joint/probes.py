@@ -120,8 +120,14 @@ class ClassProbe:
         return regression, Memory(near, self.truth), known
 
     def pathways(self, test: Pictures) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """What each side makes alone of the training pictures and of others, by side."""
-        known, asked = (self.scorer.pathways(p.features, p.tags) for p in (self.train, test))
+        """What each side makes alone of the training pictures and of others, and both `jointly`."""
+        known, asked = (
+            {
+                **self.scorer.pathways(p.features, p.tags),
+                "jointly": self.scorer.vectors(p.features, p.tags),
+            }
+            for p in (self.train, test)
+        )
         return {side: (known[side], asked[side]) for side in known}
 
     def _views(self, features: np.ndarray | None, tags: np.ndarray | None) -> list[np.ndarray]:

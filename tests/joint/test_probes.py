@@ -75,7 +75,7 @@ def test_one_probe_serves_pictures_with_and_without_tags(joint_model: str) -> No
     bare = probe.scores(test.features, thinned(test.tags, 100, 0))
     assert class_map(bare, truth[120:]) > 0.8
     assert {side: x.shape for side, (_, x) in probe.pathways(test).items()} == dict.fromkeys(
-        ("pictures", "tags"), (80, 16)
+        ("pictures", "tags", "jointly"), (80, 16)
     )
     assert probes.REMOVED[0] == 0
     assert probes.REMOVED[-1] == 100
