@@ -92,9 +92,7 @@ def main(argv: Sequence[str] | None = None) -> Trained:
     )
     mmray.init(local_mode=args.local, address=args.address)  # the slowest, so after all checks
     trained = train(job, overwrite=args.overwrite)
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in trained.metrics.items())
-    version = f", registered as models:/mmray-soundnet/{trained.version}"
-    cli.console.print(f"{trained.path}: {trained.steps} steps, {numbers}{version}")
+    cli.console.print(trained.line("soundnet"))
     return trained
 
 

@@ -69,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> Trained:
     training = JointTraining(args.model, config, ensure_toy_pictures(args), args.out, args.limit)
     mmray.init(local_mode=args.local, address=args.address)
     trained = training.run(overwrite=args.overwrite)
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in trained.metrics.items())
-    version = f", registered as models:/mmray-joint/{trained.version}"
-    cli.console.print(f"{trained.path}: {trained.steps} steps, {numbers}{version}")
+    cli.console.print(trained.line("joint"))
     return trained
 
 

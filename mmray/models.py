@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmray import storage
 from mmray.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 KINDS = {
     "soundnet": "mmray.soundnet.predict:SoundNet",
@@ -75,3 +78,21 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError(f"{path}: expected a JSON object")
     return config
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UserError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is {device!r}, but torch finds no such GPU; use auto or cpu")
+    return torch.device(device)

@@ -86,12 +86,12 @@ class Statistics:
     std: np.ndarray = field(repr=False)
 
 
-def feature_statistics(dataset: Dataset) -> Statistics:
-    """Statistics of the training pictures, streamed; of the first 200,000 where there are more."""
+def feature_statistics(dataset: Dataset, limit: int | None = None) -> Statistics:
+    """Statistics of the first training pictures, 200,000 or `limit` of them, streamed."""
     from mmray.pipeline.dataset import tensor
 
     count, total, squares = 0, np.zeros(0), np.zeros(0)
-    for table in dataset.batches(["features"], 1024, split="train", limit=STATISTICS_ROWS):
+    for table in dataset.batches(["features"], 1024, split="train", limit=limit or STATISTICS_ROWS):
         values = tensor(table["features"]).astype(np.float64)
         count += len(values)
         total = values.sum(0) + (total if total.size else 0)

@@ -54,10 +54,11 @@ def finish(scorer: Scorer, data: str, where: str, training: dict[str, Any]) -> N
     dataset = Dataset(data, "images")
     vocabulary, statistics = scorer.vocabulary, scorer.statistics
     assert statistics is not None
-    features, tags = rows_with_tags(dataset, "train", vocabulary, MEMORY_ROWS)
+    limit = training.get("limit")
+    features, tags = rows_with_tags(dataset, "train", vocabulary, MEMORY_ROWS, limit)
     scorer.backbone = backbone_of(dataset)
     scorer.visual = visual_scores(features[:VISUAL_ROWS], tags[:VISUAL_ROWS], statistics)
-    held_out = rows_with_tags(dataset, "val", vocabulary, CALIBRATION_ROWS)
+    held_out = rows_with_tags(dataset, "val", vocabulary, CALIBRATION_ROWS, limit)
     vectors = scorer.picture_vectors(features)
     scorer.centre = vectors.mean(axis=0)
     scorer.looks = tags.T.astype(np.float32) @ vectors / np.maximum(tags.sum(0), 1)[:, None]
@@ -74,11 +75,14 @@ def finish(scorer: Scorer, data: str, where: str, training: dict[str, Any]) -> N
 
 
 def rows_with_tags(
-    dataset: Dataset, split: str, vocabulary: Vocabulary, most: int
+    dataset: Dataset, split: str, vocabulary: Vocabulary, most: int, limit: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 [N, D] and tags bool [N, V] of pictures that have known tags."""
+    """Features float32 [N, D] and tags bool [N, V] of pictures that have known tags.
+
+    At most `most` of them, among the first `limit` pictures of the split.
+    """
     features, tags, count = [], [], 0
-    for table in dataset.batches(["features", "tags"], 1024, split=split):
+    for table in dataset.batches(["features", "tags"], 1024, split=split, limit=limit):
         known = presence(vocabulary, table["tags"].to_pylist())
         chosen = known.any(axis=1)
         features.append(tensor(table["features"])[chosen].astype(np.float32))

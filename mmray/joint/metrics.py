@@ -8,8 +8,6 @@ the result is NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 LEAST_POSITIVES = 3
@@ -187,38 +185,6 @@ def retrieval_both_ways(similarity: np.ndarray) -> dict[str, float]:
     pairs = np.arange(len(similarity))
     ways = {"to_tags": similarity, "to_images": similarity.T}
     return {f"{w}.{name}": x for w, s in ways.items() for name, x in retrieval(s, pairs).items()}
-
-
-def bootstrap_interval(
-    metric: Callable[[np.ndarray, np.ndarray], float],
-    ours: np.ndarray,
-    theirs: np.ndarray,
-    truth: np.ndarray,
-    seed: int = 0,
-    rounds: int = 200,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Interval of `metric(ours) - metric(theirs)` over pictures drawn anew, the same for both.
-
-    Args:
-        metric: from scores and truth to a number, such as `map_tags`.
-        ours: float [N, V].
-        theirs: float [N, V].
-        truth: bool [N, V].
-        seed: of the draws.
-        rounds: how many draws.
-        level: the share of them inside the interval.
-
-    Returns:
-        Its lower and its upper end.
-    """
-    rng = np.random.default_rng(seed)
-    gaps = []
-    for _ in range(rounds):
-        drawn = rng.integers(len(truth), size=len(truth))
-        gaps.append(metric(ours[drawn], truth[drawn]) - metric(theirs[drawn], truth[drawn]))
-    low, high = np.nanquantile(gaps, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
 
 
 def _check(scores: np.ndarray, truth: np.ndarray) -> None:

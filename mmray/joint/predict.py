@@ -21,7 +21,7 @@ from mmray.joint.index import Index
 from mmray.joint.scorer import Scorer
 from mmray.joint.vocabulary import Vocabulary, presence
 from mmray.media.image import decode_image
-from mmray.soundnet.predict import choose_device
+from mmray.models import choose_device
 from mmray.teachers.backbone import Backbone
 
 TAG_WEIGHT = 0.75
@@ -246,7 +246,7 @@ class Tagger:
             )
         query = self.query(images, plus, minus)
         found = self.index.search(query[None], k)
-        ids = self.index.ids.take(found.positions[0]).to_pylist()
+        (ids,) = self.index.ids_of(found.positions)
         return list(zip(ids, map(float, found.similarities[0]), strict=True))
 
     def neighbours(self, tag: str, k: int = 10) -> list[tuple[str, float]]:

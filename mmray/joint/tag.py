@@ -86,8 +86,6 @@ def tag_pictures(
     workers = workers or Workers()
     options.check()
     workers.check()
-    if not 0 <= max_error_ratio <= 1:
-        raise UserError(f"--max-error-ratio {max_error_ratio:g}: expected 0 to 1")
     options = replace(options, model=absolute(options.model))
     tagger = load_predictor(options.model, device="cpu")
     if not isinstance(tagger, Tagger):

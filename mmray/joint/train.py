@@ -63,7 +63,7 @@ class JointTraining:
             max_tags=self.options.max_tags,
             limit=self.limit,
         )
-        statistics = feature_statistics(dataset)
+        statistics = feature_statistics(dataset, self.limit)
         sizes = JointConfig(
             feature_dim=int(backbone_of(dataset)["dim"]),
             num_tags=len(vocabulary),
@@ -90,7 +90,7 @@ class JointTraining:
     def _pretraining(
         self, dataset: Dataset, vocabulary: Vocabulary, statistics: Statistics, sizes: JointConfig
     ) -> dict[str, Job]:
-        embeddings = first_embeddings(_tag_sets(dataset, vocabulary), sizes.dim)
+        embeddings = first_embeddings(_tag_sets(dataset, vocabulary, self.limit), sizes.dim)
         tasks: dict[str, PicturePretraining | TagPretraining] = {
             "pictures": PicturePretraining(sizes, statistics),
             "tags": TagPretraining(sizes, vocabulary, embeddings),
@@ -153,10 +153,12 @@ class JointTraining:
         return Job(task, examples, held_out, self.data, "images", out, config, self.limit)
 
 
-def _tag_sets(dataset: Dataset, vocabulary: Vocabulary) -> scipy.sparse.csr_matrix:
+def _tag_sets(
+    dataset: Dataset, vocabulary: Vocabulary, limit: int | None
+) -> scipy.sparse.csr_matrix:
     """The training pictures' tag sets, as a sparse table [N, V]; of the first half million."""
     rows, columns, count = [], [], 0
-    for table in dataset.batches(["tags"], 4096, split="train", limit=EMBEDDING_ROWS):
+    for table in dataset.batches(["tags"], 4096, split="train", limit=limit or EMBEDDING_ROWS):
         for tags in table["tags"].to_pylist():
             known = vocabulary.known(tags or [])
             rows += [count] * len(known)

@@ -16,6 +16,7 @@ from mmray.pipeline import shards
 from mmray.pipeline.dataset import Dataset
 from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
 from mmray.pipeline.stages import Pool
+from mmray.teachers.backbone import describe_backbone
 
 DEFAULT_OUT = "runs/prepare_images"
 SHARD = 256
@@ -90,6 +91,8 @@ def prepare_images(
     workers.check()
     options = options.absolute()
     job = image_job(options, out, max_error_ratio)
+    if overwrite:  # nothing is removed for a source that is not there
+        next(picture_rows(options.source, options.limit), None)
     if finished := job.claim(overwrite):
         return finished
     job.list_parts(picture_rows(options.source, options.limit), PICTURE_SCHEMA, options.source)
@@ -102,8 +105,6 @@ def image_job(options: ImageOptions, out: str, max_error_ratio: float = 0.2) -> 
     from mmray.teachers import describe_teacher
 
     options.check()
-    if not 0 <= max_error_ratio <= 1:
-        raise UserError(f"--max-error-ratio {max_error_ratio:g}: expected 0 to 1")
     nets = {"objects": describe_teacher(options.objects)}
     for i, spec in enumerate(options.backbone):
         nets[f"features_{i}"] = describe_teacher(spec)
@@ -158,12 +159,7 @@ def backbone_of(dataset: Dataset) -> dict[str, Any]:
     """The backbone that made a dataset's features, as `describe_backbone` gives it."""
     options, nets = dataset.manifest["options"], dataset.manifest["teachers"]
     described = [nets[f"features_{i}"] for i in range(len(options["backbone"]))]
-    return {
-        "nets": list(options["backbone"]),
-        "fit": options["fit"],
-        "weights_sha256": [net["weights_sha256"] for net in described],
-        "dim": sum(net["depths_dim"] + net["feature_dim"] for net in described),
-    }
+    return describe_backbone(options["backbone"], options["fit"], described)
 
 
 def toy_images(out: str = DEFAULT_OUT, source: str = "toy", seed: int = 0) -> str:

@@ -74,6 +74,8 @@ class DatasetJob:
     part_list: str = field(init=False)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.max_error_ratio <= 1:
+            raise UserError(f"--max-error-ratio {self.max_error_ratio:g}: expected 0 to 1")
         self.out = storage.absolute(self.out)
         self.errors = storage.join(self.out, "errors")
         self.item_list = storage.join(self.out, ".work", "items.parquet")

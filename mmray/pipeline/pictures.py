@@ -12,7 +12,7 @@ from mmray.errors import MediaError
 from mmray.media.image import Fit
 from mmray.pipeline.clips import local_file
 from mmray.pipeline.dataset import tensor_column
-from mmray.pipeline.stages import Errors, failed
+from mmray.pipeline.stages import Errors, failed, with_columns
 
 PICTURE_SCHEMA = pa.schema(
     {
@@ -122,6 +122,10 @@ class DescribePictures:
         if posteriors is None:
             posteriors = self._objects(squares)
         table = rows.drop_columns(["pixels"])
+        errors = Errors(rows.num_rows)
+        for i in good[~np.isfinite(vectors).all(axis=1)].tolist():
+            errors.add(i, MediaError("teacher", "the nets make no numbers of this picture"))
+        table = with_columns(table, errors.columns())
         for name, values in (("features", vectors), ("objects", posteriors)):
             column = np.zeros((rows.num_rows, values.shape[1]), np.float16)
             # Beyond what float16 holds: a net gone wild must not put infinities into a dataset.

@@ -112,6 +112,8 @@ def prepare_videos(
     workers.check()
     options = options.absolute()
     job = clip_job(options, out, max_error_ratio)
+    if overwrite:  # nothing is removed for a source that is not there
+        next(video_rows(options), None)
     if finished := job.claim(overwrite):
         return finished
     job.list_items(video_rows(options), VIDEO_SCHEMA, options.source)
@@ -126,8 +128,6 @@ def clip_job(options: VideoOptions, out: str, max_error_ratio: float = 0.2) -> D
     from mmray.teachers import describe_teacher
 
     options.check()
-    if not 0 <= max_error_ratio <= 1:
-        raise UserError(f"--max-error-ratio {max_error_ratio:g}: expected 0 to 1")
     teachers = {head: describe_teacher(spec) for head, spec in options.teachers.items()}
     return DatasetJob(out, "clips", asdict(options), teachers, "videos", "clips", max_error_ratio)
 

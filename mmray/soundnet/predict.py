@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mmray.errors import UserError
+from mmray.models import choose_device
 from mmray.soundnet.folded import fold_trunk
 from mmray.soundnet.model import SoundNetModel, load_model, overlaps
 from mmray.soundnet.official import PREFIX, load_official
@@ -303,22 +304,6 @@ class SoundNet:
         return {
             name: x.cpu().numpy() for name, x in self.model.walk(wave, last, trunk) if name in names
         }
-
-
-def choose_device(device: str) -> torch.device:
-    """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        UserError: there is no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = device.partition(":")
-    if kind not in MAX_SAMPLES or (index and not index.isdigit()):
-        raise UserError(f"device is {device!r}; expected auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device is {device!r}, but torch finds no such GPU; use auto or cpu")
-    return torch.device(device)
 
 
 def check_waveform(wave: np.ndarray, number: int) -> np.ndarray:

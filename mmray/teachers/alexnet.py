@@ -17,7 +17,6 @@ HIDDEN = 1024
 """A quarter of the 4096 of 2012: those were for 1.2 million pictures."""
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of each colour of ImageNet's pictures, in pixel values, as all nets of torchvision take them."""
-SMALLEST = 64
 """Below, in pixels, nothing is left of a picture after five layers."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmray.media.image import Fit, square
-from mmray.teachers.teacher import Teacher, describe_teacher, load_teacher
+from mmray.teachers.teacher import Teacher, load_teacher
 
 
 class Backbone:
@@ -64,16 +64,19 @@ class Backbone:
         return features, {spec: probabilities for spec, (probabilities, _) in answers.items()}
 
 
-def describe_backbone(nets: Sequence[str], fit: Fit) -> dict[str, Any]:
-    """What manifests and models say of a backbone, so that a model only meets its own features.
+def describe_backbone(
+    nets: Sequence[str], fit: Fit, described: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """What models say of a backbone, so that each only meets its own features.
+
+    Args:
+        nets: specs.
+        fit: how pictures become squares.
+        described: each net, as `describe_teacher` or a manifest describes it.
 
     Returns:
-        `nets` (specs), `fit`, `weights_sha256` (one a net) and `dim`.
-
-    Raises:
-        UserError: as `load_teacher`.
+        `nets`, `fit`, `weights_sha256` (one a net) and `dim`.
     """
-    described = [describe_teacher(spec) for spec in nets]
     return {
         "nets": list(nets),
         "fit": fit,

@@ -41,6 +41,12 @@ class Trained:
     metrics: dict[str, float]
     version: str | None
 
+    def line(self, name: str) -> str:
+        """What a job says at its end; `name` is the kind of model."""
+        numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items())
+        registered = f"registered as models:/mmray-{name}/{self.version}"
+        return f"{self.path}: {self.steps} steps, {numbers}, {registered}"
+
 
 @dataclass(frozen=True)
 class Job:

@@ -13,7 +13,7 @@ from mmray.joint.memory import Memory
 from mmray.joint.model import JointConfig, JointModel
 from mmray.joint.scorer import Scorer
 from mmray.joint.vocabulary import Vocabulary
-from mmray.teachers.backbone import describe_backbone
+from tests.joint.worlds import described
 
 DIM = 8
 TAGS = ["dog", "beach", "red", "plage", "nikon"]
@@ -22,7 +22,7 @@ TAGS = ["dog", "beach", "red", "plage", "nikon"]
 
 def write_tagger(folder: Path, teacher: Path) -> Path:
     """A joint model that sees through a teacher of our own."""
-    backbone = describe_backbone([f"mmray:{teacher}"], "pad")
+    backbone = described(f"mmray:{teacher}")
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     model = JointModel(JointConfig(backbone["dim"], len(TAGS), hidden=16, dim=DIM)).eval()

@@ -109,7 +109,7 @@ def two_workers(rank: int, world_size: int, folder: Path) -> None:
 def test_two_workers_have_loss_and_gradients_of_one(tmp_path: Path) -> None:
     expected = gradients(slice(None), 1)
     run(two_workers, tmp_path)
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     torch.testing.assert_close(found[0][0], expected[0])
     for i in (1, 2):
         torch.testing.assert_close(torch.cat([part[i] for part in found]), expected[i])

@@ -10,7 +10,6 @@ from sklearn.metrics import average_precision_score
 from mmray.joint import metrics
 from mmray.joint.metrics import (
     average_precision,
-    bootstrap_interval,
     calibration_error,
     class_map,
     class_precision_at_50,
@@ -140,15 +139,6 @@ def test_retrieval_does_not_reward_equal_or_missing_similarities():
     n = 20
     for flat in (np.zeros((n, n)), np.full((n, n), np.nan)):
         assert retrieval(flat, np.arange(n)) == {"r1": 0, "r5": 0, "r10": 0, "median_rank": n}
-
-
-def test_bootstrap_tells_better_from_as_good():
-    rng = np.random.default_rng(5)
-    truth = rng.random((200, 10)) < 0.2
-    good, poor = truth + rng.normal(size=truth.shape), truth + 3 * rng.normal(size=truth.shape)
-    low, high = bootstrap_interval(map_tags, good, poor, truth, rounds=50)
-    assert 0 < low < map_tags(good, truth) - map_tags(poor, truth) < high
-    assert bootstrap_interval(map_tags, good, good, truth, rounds=20) == (0, 0)
 
 
 def test_nothing_to_measure_is_nan():

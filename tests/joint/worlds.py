@@ -18,10 +18,12 @@ from mmray.joint.predict import Tagger
 from mmray.joint.scorer import Scorer
 from mmray.joint.task import JointTask
 from mmray.joint.vocabulary import Vocabulary, build_vocabulary
+from mmray.media.image import Fit
 from mmray.pipeline import dataset
 from mmray.pipeline.dataset import Dataset
 from mmray.teachers import describe_teacher, nets
 from mmray.teachers import train as teachers
+from mmray.teachers.backbone import describe_backbone
 from mmray.training.checkpoint import Checkpoints, State
 from mmray.training.config import TrainConfig
 from mmray.training.loader import Loader, Share, rows_of
@@ -177,3 +179,8 @@ def save_small(task: JointTask, out: Path) -> str:
     checkpoints.load_model(state.step, model)
     task.save(model, str(out / "model"), {"steps": state.step})
     return str(out / "model")
+
+
+def described(spec: str, fit: Fit = "pad") -> dict[str, Any]:
+    """A backbone of one net, as models describe it."""
+    return describe_backbone([spec], fit, [describe_teacher(spec)])

@@ -17,8 +17,8 @@ from mmray.errors import UserError
 from mmray.pipeline import images as module
 from mmray.pipeline.dataset import Dataset, part_names, tensor
 from mmray.pipeline.images import ImageOptions, Workers, backbone_of, prepare_images
-from mmray.teachers.backbone import Backbone, describe_backbone
-from tests.joint.worlds import write_teacher
+from mmray.teachers.backbone import Backbone
+from tests.joint.worlds import described, write_teacher
 
 COUNT = 12
 ONE = Workers(decoders=1, nets=1)
@@ -116,7 +116,7 @@ def test_a_broken_picture_is_quarantined(prepared: Dataset) -> None:
 
 def test_the_manifest_knows_the_backbone(prepared: Dataset, tiny_teacher: str) -> None:
     assert prepared.manifest["counts"] == {"pictures": 13, "rows": 12, "shards": 1, "errors": 1}
-    assert backbone_of(prepared) == describe_backbone([tiny_teacher], "pad")
+    assert backbone_of(prepared) == described(tiny_teacher)
     assert not (Path(prepared.uri) / ".work").exists()
 
 

@@ -10,8 +10,8 @@ import pytest
 from mmray.errors import UserError
 from mmray.media.image import square
 from mmray.teachers import load_teacher
-from mmray.teachers.backbone import Backbone, describe_backbone
-from tests.joint.worlds import write_teacher
+from mmray.teachers.backbone import Backbone
+from tests.joint.worlds import described, write_teacher
 
 IMAGES = [
     np.random.default_rng(i).integers(0, 256, (h, w, 3), dtype=np.uint8)
@@ -46,11 +46,11 @@ def test_a_picture_is_seen_the_same_in_any_batch(tiny_teacher: str) -> None:
 
 
 def test_its_description_is_of_its_weights(tiny_teacher: str, tmp_path: Path) -> None:
-    here = describe_backbone([tiny_teacher], "pad")
+    here = described(tiny_teacher)
     assert here["dim"] == Backbone([tiny_teacher]).dim == 48
-    moved = describe_backbone([write_teacher(tmp_path / "moved")], "pad")
+    moved = described(write_teacher(tmp_path / "moved"))
     assert moved["weights_sha256"] == here["weights_sha256"]
-    other = describe_backbone([write_teacher(tmp_path / "other", seed=1)], "pad")
+    other = described(write_teacher(tmp_path / "other", seed=1))
     assert other["weights_sha256"] != here["weights_sha256"]
 
 
