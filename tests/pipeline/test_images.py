@@ -17,6 +17,7 @@ from mmray.errors import UserError
 from mmray.pipeline import images as module
 from mmray.pipeline.dataset import Dataset, part_names, tensor
 from mmray.pipeline.images import ImageOptions, Workers, backbone_of, prepare_images
+from mmray.pipeline.pictures import DescribePictures
 from mmray.teachers.backbone import Backbone
 from tests.joint.worlds import described, write_teacher
 
@@ -265,3 +266,32 @@ def test_a_cluster_gives_the_same_rows(
     done = prepare_images(options(source, tiny_teacher), str(tmp_path / "out"), workers=ONE)
     assert done.errors == 1
     assert rows_of(done.path) == rows_of(prepared.uri)
+
+
+def test_a_picture_without_numbers_is_quarantined(
+    source: Path, tiny_teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = Backbone.describe
+
+    def spoilt(self: Backbone, images: np.ndarray) -> Any:
+        vectors, answers = describe(self, images)
+        vectors[1] = np.nan
+        return vectors, answers
+
+    monkeypatch.setattr(Backbone, "describe", spoilt)
+    stage = DescribePictures([tiny_teacher], tiny_teacher, 16)
+    stage.setup()
+    pixels = pa.array([bytes(16 * 16 * 3)] * 3, pa.large_binary())
+    rows = stage(pa.table({"id": ["a", "b", "c"], "pixels": pixels}))
+    assert rows["error_stage"].to_pylist() == [None, "teacher", None]
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_nothing_is_removed_for_a_source_that_is_not_there(
+    source: Path, tiny_teacher: str, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "out")
+    prepare_images(options(source, tiny_teacher), out, workers=ONE)
+    with pytest.raises(UserError, match="no such folder"):
+        prepare_images(options(tmp_path / "gone", tiny_teacher), out, workers=ONE, overwrite=True)
+    assert Dataset(out, "images").num_rows == 12
