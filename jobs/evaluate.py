@@ -60,8 +60,11 @@ class JointArgs(cli.JobArgs):
     """Measure tags of at least so many training pictures."""
     dbm: str | None = None
     """A historic model (train_joint.py --arch dbm) for the same tables."""
+    class_tags: Literal["hide", "show"] = "hide"
+    """Whether tags that name a class are shown when the class is asked for (the papers of 2012 and
+    2014 show them)."""
     analogies: str | None = None
-    """File of questions, `a b c d` a line with commas between tags (default: the toy world's)."""
+    """File of questions, `a, b, c, d` a line (default: the toy world's)."""
     baselines: tuple[str, ...] | None = None
     """Run these baselines of tags only (default: all)."""
     measure: tuple[
@@ -77,6 +80,17 @@ class JointArgs(cli.JobArgs):
     """Folder (or URI) that the job writes."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+
+    def check(self) -> None:
+        """Refuse flags that would be ignored."""
+        from mmray.errors import UserError
+
+        default = JointArgs(model=self.model)
+        names = ("split", "limit", "min_count", "analogies", "baselines", "measure", "class_tags")
+        ignored = [name for name in names if getattr(self, name) != getattr(default, name)]
+        if self.protocol == "mirflickr" and ignored:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
+            raise UserError(f"{flags}: means nothing with --protocol mirflickr, which has its own")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -98,6 +112,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
     from mmray.pipeline.images import toy_images
     from mmray.toyworld.words import USELESS_TAGS
 
+    args.check()
     if args.data is None:
         mmray.init(local_mode=args.local, address=args.address)
     data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
@@ -105,7 +120,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
     tagger = _load(args.model, "joint", args.device)
     others = {"dbm": _load(args.dbm, "joint", args.device)} if args.dbm else {}
     if args.protocol == "mirflickr":
-        metrics = mirflickr_protocol(tagger, data, args.seed)
+        metrics = mirflickr_protocol({"joint": tagger, **others}, data, args.seed)
     else:
         metrics = evaluate(
             tagger,
@@ -116,12 +131,13 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
             seed=args.seed,
             others=others,
             analogies=questions,
+            class_tags=args.class_tags == "show",
             baselines=args.baselines,
             measure=args.measure,
             useless=USELESS_TAGS if str(data.manifest.get("source")).split(":")[0] == "toy" else (),
             report=cli.console.print,
         )
-    for table in joint_tables(metrics):
+    for table in joint_tables(metrics, list(others)):
         cli.console.print(table)
     path = args.json or storage.join(args.out, "joint.json")
     storage.write_json(path, metrics)

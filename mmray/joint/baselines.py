@@ -21,12 +21,11 @@ from scipy.sparse import csr_array
 from scipy.special import expit, logit, softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
-from mmray.joint.metrics import class_map, map_images, map_tags
+from mmray.joint.metrics import quality
 
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.02, 0.04, 0.08, 0.16)
@@ -56,11 +55,6 @@ class Baseline(Protocol):
 
     def scores(self, pictures: np.ndarray) -> np.ndarray:
         """Probability of each tag, float [N, V], for features [N, D]."""
-
-
-def quality(scores: np.ndarray, tags: np.ndarray) -> float:
-    """What settings are chosen by: the mean of both mean average precisions, rare tags too."""
-    return (map_tags(scores, tags, least=1) + map_images(scores, tags)) / 2
 
 
 def tag_prior(tags: np.ndarray) -> np.ndarray:
@@ -404,74 +398,6 @@ class Calibration:
         corrected = self.isotonic.predict(smooth)
         p = self.PLATT_SHARE * smooth + (1 - self.PLATT_SHARE) * corrected
         return p.reshape(evidence[0].shape)
-
-
-def class_methods(
-    train: TagData, classes: np.ndarray, test: TagData, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Classes of pictures from their features, from their tags, and from both, by regression.
-
-    Tags are a bag of words, as it is or with rows of length 1: whichever does better on a held
-    out part of `train`.
-
-    Args:
-        train: pictures with tags.
-        classes: bool [N, C], those of `train`.
-        test: other pictures with tags, M of them.
-        seed: of the held out part.
-
-    Returns:
-        Probabilities, float [M, C], by `pictures`, `tags`, `pictures + tags` (one regression on
-        both) and `average` (the mean of the first two).
-    """
-    found = {"pictures": class_scores([train.features], classes, [test.features], seed)}
-    for name, others in (("tags", False), ("pictures + tags", True)):
-        tried = []
-        for form in (np.asarray, normalize):
-            views = [
-                [data.features] * others + [form(data.tags.astype(np.float32))]
-                for data in (train, test)
-            ]
-            model = ClassRegression(views[0], classes, seed)
-            tried.append((model.quality, model.scores(views[1])))
-        found[name] = max(tried, key=lambda pair: pair[0])[1]
-    return {**found, "average": (found["pictures"] + found["tags"]) / 2}
-
-
-def class_scores(
-    train_x: Sequence[np.ndarray], train_y: np.ndarray, test_x: Sequence[np.ndarray], seed: int = 0
-) -> np.ndarray:
-    """Probability of each class, float [M, C], by one logistic regression a class.
-
-    Args:
-        train_x: one or more views of N things, each float [N, D]. Features are standardised, and
-            all views weigh the same.
-        train_y: bool [N, C].
-        test_x: the same views of M other things.
-        seed: of the held out part on which the regularisation is chosen.
-    """
-    return ClassRegression(train_x, train_y, seed).scores(test_x)
-
-
-class ClassRegression:
-    """One logistic regression a class; see `class_scores`."""
-
-    def __init__(self, views: Sequence[np.ndarray], y: np.ndarray, seed: int) -> None:
-        self.scales = [StandardScaler().fit(view) for view in views]
-        x = self._inputs(views)
-        fit_x, held_x, fit_y, held_y = train_test_split(x, y, test_size=HELD_OUT, random_state=seed)
-        path = logistic_path(fit_x, fit_y, CLASS_PENALTIES)
-        self.quality, chosen, _ = best_of(path, held_x, held_y, class_map)
-        penalties = [p for p in CLASS_PENALTIES if p >= chosen]
-        *_, (_, self.weights) = logistic_path(x, y, penalties)
-
-    def _inputs(self, views: Sequence[np.ndarray]) -> np.ndarray:
-        pairs = zip(self.scales, views, strict=True)
-        return np.hstack([scale.transform(v) / v.shape[1] ** 0.5 for scale, v in pairs])
-
-    def scores(self, views: Sequence[np.ndarray]) -> np.ndarray:
-        """Probability of each class, float [M, C]."""
-        return expit(linear(self._inputs(views), self.weights))
 
 
 def _nets() -> ModuleType:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
-from mmray.joint.vocabulary import Vocabulary
+from mmray.joint.vocabulary import Vocabulary, every_other
 from mmray.pipeline.dataset import Dataset
 from mmray.training.loader import Batch, Row
 
@@ -48,8 +49,7 @@ class JointExamples:
         tags = self._tags(rows)
         if not rngs:
             # Every other tag is shown, always the same ones.
-            given = tags * (np.cumsum(tags, axis=1) % 2 == 1)
-            return self._batch(features, tags, given)
+            return self._batch(features, tags, every_other(tags).astype(np.float32))
         if self.mixup > 0:
             others = np.stack([row["features"] for row in neighbours]).astype(np.float32)
             other_tags = self._tags(neighbours)
@@ -76,6 +76,35 @@ class JointExamples:
             "given": torch.from_numpy(given),
             "has_tags": torch.from_numpy(tags.any(axis=1).astype(np.float32)),
         }
+
+
+class Sample:
+    """Rows that stream by, at most so many of them, each as likely as any other.
+
+    Vitter, *Random Sampling with a Reservoir* (ACM TOMS, 1985), algorithm R. All rows, in their
+    order, where there are no more; the same rows again for the same stream.
+    """
+
+    def __init__(self, most: int, seed: int = 0) -> None:
+        self._most, self._seen, self._rng = most, 0, np.random.default_rng(seed)
+        self._rows: list[tuple[Any, ...]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def add(self, *columns: Sequence[Any] | np.ndarray) -> None:
+        """Look at the next rows; each column has a value for each of them."""
+        for row in zip(*columns, strict=True):
+            place = self._seen if self._seen < self._most else self._rng.integers(self._seen + 1)
+            self._seen += 1
+            if place < self._most:
+                # A copy: a view would keep the whole batch.
+                kept = tuple(x.copy() if isinstance(x, np.ndarray) else x for x in row)
+                self._rows[place : place + 1] = [kept]
+
+    def columns(self) -> tuple[list[Any], ...]:
+        """The values of the rows that were kept, one list for each column."""
+        return tuple(map(list, zip(*self._rows, strict=True)))
 
 
 @dataclass(frozen=True)

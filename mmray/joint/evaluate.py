@@ -11,18 +11,12 @@ from sklearn.metrics import roc_auc_score
 
 from mmray.errors import UserError
 from mmray.joint import arithmetic, metrics
-from mmray.joint.baselines import BASELINES, Linear, TagData, class_methods, class_scores
+from mmray.joint.baselines import BASELINES, Linear, TagData
+from mmray.joint.classes import class_metrics
+from mmray.joint.data import Sample
 from mmray.joint.predict import Tagger
-from mmray.joint.probes import (
-    REMOVED,
-    ClassProbe,
-    Pictures,
-    class_names,
-    names_class,
-    thinned,
-    truth_of,
-)
-from mmray.joint.vocabulary import presence
+from mmray.joint.probes import Pictures
+from mmray.joint.vocabulary import every_other, presence
 from mmray.pipeline.dataset import Dataset, tensor
 from mmray.pipeline.images import backbone_of
 
@@ -71,9 +65,9 @@ def read_splits(
         UserError: the dataset was made with another backbone than the model's.
     """
     check_backbone(tagger, dataset)
-    train = _read(tagger, dataset, "train", MOST_TRAIN)
-    val = _read(tagger, dataset, "val", MOST_TRAIN)
-    test = _read(tagger, dataset, split, limit)
+    train = _read(tagger, dataset, "train", most=MOST_TRAIN)
+    val = _read(tagger, dataset, "val", most=MOST_TRAIN)
+    test = _read(tagger, dataset, split, limit=limit, most=None)
     if not len(test):
         raise UserError(f"{dataset.uri}: has no pictures of the split {split!r} to measure on")
     measured = train.tags.sum(axis=0) >= min_count
@@ -83,6 +77,21 @@ def read_splits(
             f"{min_count} or more training pictures; is it the model of another dataset?"
         )
     return Splits(train, val, test, measured)
+
+
+def check_models(models: dict[str, Tagger], dataset: Dataset) -> None:
+    """Refuse models that cannot be compared with `joint` on a dataset.
+
+    Raises:
+        UserError: the dataset is of another backbone, or a model knows other tags.
+    """
+    for name, model in models.items():
+        check_backbone(model, dataset)
+        if model.vocabulary.tags != models["joint"].vocabulary.tags:
+            raise UserError(
+                f"--{name}: knows other tags than --model; train both with the same --min-count, "
+                "--max-tags and --limit"
+            )
 
 
 def check_backbone(tagger: Tagger, dataset: Dataset) -> None:
@@ -107,19 +116,22 @@ def check_backbone(tagger: Tagger, dataset: Dataset) -> None:
         )
 
 
-def _read(tagger: Tagger, dataset: Dataset, split: str, most: int | None) -> Pictures:
+def _read(
+    tagger: Tagger, dataset: Dataset, split: str, *, limit: int | None = None, most: int | None
+) -> Pictures:
+    """The first `limit` pictures of a split, or a sample of `most` of them."""
     columns = ["id", "features", "tags", "labels"]
-    features, tags, labels, ids = [], [], [], []
-    for table in dataset.batches(columns, 1024, split=split, limit=most):
-        features.append(tensor(table["features"]).astype(np.float32))
-        tags.append(presence(tagger.vocabulary, table["tags"].to_pylist()))
-        labels += [found or [] for found in table["labels"].to_pylist()]
-        ids += table["id"].to_pylist()
-    dim, words = tagger.scorer.model.config.feature_dim, len(tagger.vocabulary)
-    none = (np.zeros((0, dim), np.float32), np.zeros((0, words), bool))
-    return Pictures(
-        np.concatenate([none[0], *features]), np.concatenate([none[1], *tags]), labels, ids
-    )
+    sample = Sample(dataset.num_rows if most is None else most)
+    for table in dataset.batches(columns, 1024, split=split, limit=limit):
+        features = tensor(table["features"]).astype(np.float32)
+        tags = presence(tagger.vocabulary, table["tags"].to_pylist())
+        labels = [found or [] for found in table["labels"].to_pylist()]
+        sample.add(features, tags, labels, table["id"].to_pylist())
+    if not len(sample):
+        dim, words = tagger.scorer.model.config.feature_dim, len(tagger.vocabulary)
+        return Pictures(np.zeros((0, dim), np.float32), np.zeros((0, words), bool), [], [])
+    rows, sets, labels, ids = sample.columns()
+    return Pictures(np.stack(rows), np.stack(sets), labels, ids)
 
 
 def evaluate(
@@ -133,6 +145,7 @@ def evaluate(
     others: dict[str, Tagger] | None = None,
     analogies: list[tuple[str, str, str, str]] | None = None,
     useless: Collection[str] = (),
+    class_tags: bool = False,
     baselines: Collection[str] | None = None,
     measure: Collection[str] = MEASURES,
     report: Callable[[str], None] = lambda line: None,
@@ -149,6 +162,7 @@ def evaluate(
         others: more models for the same table, by name.
         analogies: questions `a is to b as c is to d`.
         useless: tags that are known to tell nothing of a picture.
+        class_tags: show tags that name a class when classes are asked for.
         baselines: which of `BASELINES` to run; None for all.
         measure: which of `MEASURES` to take.
         report: called with a line of progress.
@@ -156,14 +170,9 @@ def evaluate(
     Raises:
         UserError: the model and the dataset do not belong together.
     """
+    models = {"joint": tagger, **(others or {})}
+    check_models(models, dataset)
     data = read_splits(tagger, dataset, split, limit, min_count)
-    for name, other in (others or {}).items():
-        check_backbone(other, dataset)
-        if other.vocabulary.tags != tagger.vocabulary.tags:
-            raise UserError(
-                f"--{name}: knows other tags than --model; train both with the same --min-count, "
-                "--max-tags and --limit"
-            )
     chosen = list(BASELINES) if baselines is None else list(baselines)
     if unknown := set(chosen) - set(BASELINES):
         known = ", ".join(BASELINES)
@@ -171,10 +180,14 @@ def evaluate(
     steps: dict[str, Callable[[], dict[str, float]]] = {
         "tags": lambda: tag_metrics(tagger, data, chosen, seed, others or {}, report),
         "completed": lambda: completed_metrics(tagger, data, others or {}),
-        "classes": lambda: class_metrics(tagger, data, seed, others or {}),
-        "retrieval": lambda: retrieval_metrics(tagger, data),
-        "arithmetic": lambda: arithmetic.swap_metrics(tagger, data.test, data.rest(), seed),
-        "analogies": lambda: arithmetic.analogy_metrics(tagger, analogies or []),
+        "classes": lambda: class_metrics(models, data.train, data.test, seed, not class_tags),
+        "retrieval": lambda: _each(models, lambda m: retrieval_metrics(m, data)),
+        "arithmetic": lambda: _each(
+            models, lambda m: arithmetic.swap_metrics(m, data.test, data.rest(), seed)
+        ),
+        "analogies": lambda: _each(
+            models, lambda m: arithmetic.analogy_metrics(m, analogies or [])
+        ),
         "useless": lambda: useless_metrics(tagger, useless),
     }
     found: dict[str, float] = {}
@@ -182,6 +195,18 @@ def evaluate(
         report(f"measuring {name}")
         found |= steps[name]()
     return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _each(
+    models: dict[str, Tagger], measure: Callable[[Tagger], dict[str, float]]
+) -> dict[str, float]:
+    """What is measured of each model: `GROUP.NAME`, of others than `joint` `GROUP.MODEL.NAME`."""
+    found = {}
+    for model, tagger in models.items():
+        for name, value in measure(tagger).items():
+            group, _, rest = name.partition(".")
+            found[name if model == "joint" else f"{group}.{model}.{rest}"] = value
+    return found
 
 
 def tag_metrics(
@@ -208,7 +233,7 @@ def completed_metrics(tagger: Tagger, data: Splits, others: dict[str, Tagger]) -
     halves = {}
     for name in ("train", "val", "test"):
         pictures: Pictures = getattr(data, name)
-        shown = pictures.tags & (np.cumsum(pictures.tags, axis=1) % 2 == 1)
+        shown = every_other(pictures.tags)
         halves[name] = (pictures.features, shown, pictures.tags & ~shown)
     features, shown, hidden = halves["test"]
     scores = {}
@@ -237,56 +262,6 @@ def _flat(group: str, scores: dict[str, np.ndarray], truth: np.ndarray) -> dict[
 
 def _key(method: str) -> str:
     return method.replace(" + ", "_").replace(" ", "_").lower()
-
-
-def class_metrics(
-    tagger: Tagger, data: Splits, seed: int, others: dict[str, Tagger]
-) -> dict[str, float]:
-    """`classes.*`, `p50.*` and `missing.*`: what pictures and tags tell of labels.
-
-    Tags that name a class are not shown. Nothing is returned where pictures have no labels.
-    """
-    classes = class_names(data.train)
-    if len(classes) < 2 or not any(data.test.labels):
-        return {}
-    allowed = np.array([not names_class(t, classes) for t in tagger.vocabulary.tags])
-    train, test = (_shown(p, classes, allowed) for p in (data.train, data.test))
-    truth, wanted = truth_of(train, classes), truth_of(test, classes)
-    baseline = class_methods(
-        TagData(train.features, train.tags), truth, TagData(test.features, test.tags), seed
-    )
-    scores = {
-        "image_baseline": baseline["pictures"],
-        "tags_baseline": baseline["tags"],
-        "concat_baseline": baseline["pictures + tags"],
-        "average_baseline": baseline["average"],
-    }
-    for name, model in {"": tagger, **{f"{n}_": m for n, m in others.items()}}.items():
-        probe = ClassProbe(model.scorer, train, truth, seed)
-        scores[f"{name}both"] = probe.scores(test.features, test.tags)
-        scores[f"{name}image"] = probe.scores(test.features, None)
-        scores[f"{name}tags"] = probe.scores(None, test.tags)
-        for side, (known, asked) in probe.pathways(test).items():
-            scores[f"{name}{side}_pathway"] = class_scores([known], truth, [asked], seed)
-        if not name:
-            for percent in REMOVED:
-                left = thinned(test.tags, percent, seed)
-                scores[f"missing.{percent}"] = probe.scores(test.features, left)
-    found = {}
-    for name, values in scores.items():
-        key = name if name.startswith("missing.") else f"classes.{name}"
-        found[key] = metrics.class_map(values, wanted)
-        if not name.startswith("missing."):
-            found[f"p50.{name}"] = metrics.class_precision_at_50(values, wanted)
-    return found
-
-
-def _shown(pictures: Pictures, classes: list[str], allowed: np.ndarray) -> Pictures:
-    """The pictures of the classes, with the tags that do not name one."""
-    known = set(classes)
-    rows = np.array([bool(known & set(labels)) for labels in pictures.labels], bool)
-    chosen = pictures.take(rows)
-    return Pictures(chosen.features, chosen.tags & allowed, chosen.labels, chosen.ids)
 
 
 def useless_metrics(tagger: Tagger, useless: Collection[str]) -> dict[str, float]:

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import safetensors.torch
-import scipy.linalg
 import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.joint.data import Statistics
+from mmray.joint.data import Sample, Statistics
 from mmray.joint.dbm import Dbm, DbmConfig
 from mmray.joint.historic import DbmScorer
 from mmray.joint.memory import Memory
-from mmray.joint.metrics import map_images
-from mmray.joint.model import LARGEST_Z, JointConfig, JointModel
+from mmray.joint.model import JointConfig, JointModel
+from mmray.joint.regression import KINDS, Kind, Moments, Regression, regressions
 from mmray.joint.scorer import Scorer
-from mmray.joint.vocabulary import Vocabulary, presence
+from mmray.joint.vocabulary import Vocabulary, every_other, presence
 from mmray.models import read_config
 from mmray.pipeline.dataset import Dataset, tensor
 from mmray.pipeline.images import backbone_of
 
 KIND = "joint"
-FORMAT_VERSION = 1
-EVIDENCE = ("picture", "both", "tags")
+FORMAT_VERSION = 2
 MEMORY_ROWS = 50_000
 CALIBRATION_ROWS = 5_000
 CALIBRATION_PAIRS = 2_000_000
@@ -36,8 +35,6 @@ CALIBRATION_PAIRS = 2_000_000
 VISUAL_ROWS = 20_000
 LEAST_JUDGED = 10
 """Pictures with a tag that it takes to say that pictures do not tell it."""
-RIDGES = (0.3, 1.0, 3.0)
-"""Penalties that are tried, as shares of the features' mean square."""
 VISUAL_AUC = 0.6
 """Tags that pictures tell less well are not generated unless they are asked for."""
 
@@ -55,17 +52,22 @@ def finish(scorer: Scorer, data: str, where: str, training: dict[str, Any]) -> N
     vocabulary, statistics = scorer.vocabulary, scorer.statistics
     assert statistics is not None
     limit = training.get("limit")
-    features, tags = rows_with_tags(dataset, "train", vocabulary, MEMORY_ROWS, limit)
     scorer.backbone = backbone_of(dataset)
-    scorer.visual = visual_scores(features[:VISUAL_ROWS], tags[:VISUAL_ROWS], statistics)
+    sample, moments = Sample(MEMORY_ROWS), Moments(len(statistics.mean), len(vocabulary))
+    for features, tags in tagged_rows(dataset, "train", vocabulary, limit):
+        sample.add(features, tags)
+        if scorer.remembers:
+            moments.add(scorer.standardised(features), tags)
+    features, tags = (np.stack(column) for column in sample.columns())
     held_out = rows_with_tags(dataset, "val", vocabulary, CALIBRATION_ROWS, limit)
+    scorer.visual = visual_scores(features[:VISUAL_ROWS], tags[:VISUAL_ROWS], statistics)
     vectors = scorer.picture_vectors(features)
     scorer.centre = vectors.mean(axis=0)
     scorer.looks = tags.T.astype(np.float32) @ vectors / np.maximum(tags.sum(0), 1)[:, None]
     scorer.looks[tags.sum(axis=0) == 0] = scorer.centre  # nothing is known: no direction
     if scorer.remembers:
         scorer.memory = Memory(scorer.vectors(features, None), tags)
-        scorer.linear = regression(features, tags, held_out, statistics)
+        scorer.regressions = regressions(moments, scorer.standardised(held_out[0]), held_out[1])
     if len(held_out[0]):
         scorer.calibration = calibrate(scorer, *held_out)
     else:  # nothing is held out: the training pictures, each without its own memory
@@ -74,26 +76,31 @@ def finish(scorer: Scorer, data: str, where: str, training: dict[str, Any]) -> N
     save(scorer, where, training)
 
 
-def rows_with_tags(
-    dataset: Dataset, split: str, vocabulary: Vocabulary, most: int, limit: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features float32 [N, D] and tags bool [N, V] of pictures that have known tags.
+def tagged_rows(
+    dataset: Dataset, split: str, vocabulary: Vocabulary, limit: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Features float32 [n, D] and tags bool [n, V] of pictures that have known tags, streamed.
 
-    At most `most` of them, among the first `limit` pictures of the split.
+    Only of the first `limit` pictures of the split.
     """
-    features, tags, count = [], [], 0
     for table in dataset.batches(["features", "tags"], 1024, split=split, limit=limit):
         known = presence(vocabulary, table["tags"].to_pylist())
         chosen = known.any(axis=1)
-        features.append(tensor(table["features"])[chosen].astype(np.float32))
-        tags.append(known[chosen])
-        count += int(chosen.sum())
-        if count >= most:
-            break
-    if not count:
+        yield tensor(table["features"])[chosen].astype(np.float32), known[chosen]
+
+
+def rows_with_tags(
+    dataset: Dataset, split: str, vocabulary: Vocabulary, most: int, limit: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """`tagged_rows` as two arrays, [N, D] and [N, V]: a sample of `most` where there are more."""
+    sample = Sample(most)
+    for features, tags in tagged_rows(dataset, split, vocabulary, limit):
+        sample.add(features, tags)
+    if not len(sample):
         dim = int(backbone_of(dataset)["dim"])
         return np.zeros((0, dim), np.float32), np.zeros((0, len(vocabulary)), bool)
-    return np.concatenate(features)[:most], np.concatenate(tags)[:most]
+    features, tags = (np.stack(column) for column in sample.columns())
+    return features, tags
 
 
 def calibrate(
@@ -107,7 +114,7 @@ def calibrate(
         tags: that they have, bool [N, V].
         own: their places in the memory, when they are in it.
     """
-    given = tags & (np.cumsum(tags, axis=1) % 2 == 1)
+    given = every_other(tags)
     cases = {
         "picture": (features, None, tags, np.ones_like(tags)),
         "both": (features, given, tags, ~given),
@@ -152,34 +159,6 @@ def visual_scores(
             for j in range(tags.shape[1])
         ]
     )
-
-
-def regression(
-    features: np.ndarray,
-    tags: np.ndarray,
-    held_out: tuple[np.ndarray, np.ndarray],
-    statistics: Statistics,
-) -> np.ndarray:
-    """Ridge regression of the tags on standardised features, float32 [V, D].
-
-    The penalty is the one that ranks the tags of held-out pictures best.
-    """
-
-    def standard(x: np.ndarray) -> np.ndarray:
-        return ((x - statistics.mean) / statistics.std).clip(-LARGEST_Z, LARGEST_Z)
-
-    x, y = standard(features).astype(np.float64), tags - tags.mean(axis=0)
-    gram, target = x.T @ x, x.T @ y
-    best, weights = -1.0, np.zeros((tags.shape[1], x.shape[1]), np.float32)
-    for share in RIDGES:
-        ridge = share * np.trace(gram) / len(gram) * np.eye(len(gram))
-        found = scipy.linalg.solve(gram + ridge, target, assume_a="pos").T.astype(np.float32)
-        if not len(held_out[0]):
-            return weights  # nothing to calibrate it on: it has seen all there is
-        scores = standard(held_out[0]) @ found.T + tags.mean(axis=0)
-        if (quality := map_images(scores, held_out[1])) > best:
-            best, weights = quality, found
-    return weights
 
 
 def save(scorer: Scorer, where: str, training: dict[str, Any]) -> None:
@@ -233,18 +212,19 @@ def load(where: str) -> Scorer:
         }
         model.load_state_dict(tensors)
         memory = Memory.from_tensors(kept, len(vocabulary))
+        found = _regressions(kept)
         backbone = _find_nets(config["backbone"], where)
         visual = np.asarray(record["visual"], np.float32)
         if not len(vocabulary) == model.config.num_tags == len(visual):
             raise ValueError("tags.json names another number of tags than the net has")
-        calibration = {k: list(map(float, config["calibration"][k])) for k in EVIDENCE}
+        calibration = {str(k): list(map(float, config["calibration"][k])) for k in KINDS}
         if any(len(weights) != kind.num_evidence + 1 for weights in calibration.values()):
             raise ValueError("calibration: expected a weight for each evidence, and a constant")
         return kind(
             model.eval(),
             vocabulary,
             memory,
-            kept["regression.weight"],
+            found,
             kept["search.looks"],
             calibration,
             visual,
@@ -258,6 +238,15 @@ def load(where: str) -> Scorer:
         if isinstance(e, UserError):
             raise
         raise UserError(f"{where}: its files do not belong together ({e})") from e
+
+
+def _regressions(kept: dict[str, np.ndarray]) -> dict[Kind, Regression]:
+    names = {kind: f"regression.{kind}" for kind in KINDS}
+    return {
+        kind: Regression(kept[f"{name}.weight"], kept[f"{name}.offset"])
+        for kind, name in names.items()
+        if f"{name}.weight" in kept
+    }
 
 
 def _new(arch: str, sizes: dict[str, Any]) -> tuple[JointModel | Dbm, type[Scorer]]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from mmray.errors import UserError
 from mmray.joint import metrics
-from mmray.joint.baselines import class_scores
-from mmray.joint.evaluate import check_backbone
+from mmray.joint.classes import ClassRegression
+from mmray.joint.evaluate import check_models
 from mmray.joint.predict import Tagger
 from mmray.joint.vocabulary import presence
 from mmray.pipeline.dataset import Dataset, tensor
@@ -17,7 +19,10 @@ SPLITS = 5
 
 
 def mirflickr_protocol(
-    tagger: Tagger, dataset: Dataset, seed: int = 0, sizes: tuple[int, int, int] = SIZES
+    models: dict[str, Tagger],
+    dataset: Dataset,
+    seed: int = 0,
+    sizes: tuple[int, int, int] = SIZES,
 ) -> dict[str, float]:
     """Classes from the joint vector by logistic regression, as in Srivastava and Salakhutdinov.
 
@@ -26,7 +31,7 @@ def mirflickr_protocol(
     of that, the second part is left aside, and the third part is measured.
 
     Args:
-        tagger: the model.
+        models: by name; the keys of others than `joint` have the name in them.
         dataset: all labelled pictures; their own splits are not used.
         seed: of the splits.
         sizes: pictures to train on, to validate and to test.
@@ -39,14 +44,14 @@ def mirflickr_protocol(
     Raises:
         UserError: too few labelled pictures, or features of another backbone.
     """
-    check_backbone(tagger, dataset)
-    features, tags, truth = _labelled(tagger, dataset)
+    check_models(models, dataset)
+    features, tags, truth = _labelled(models["joint"], dataset)
     if len(features) < sum(sizes):
         raise UserError(
             f"{dataset.uri}: has {len(features)} labelled pictures, the protocol needs "
             f"{sum(sizes)}: is it mirflickr:DIR of 25,000 pictures, with its annotations?"
         )
-    runs = [_split(tagger, features, tags, truth, sizes, [seed, i]) for i in range(SPLITS)]
+    runs = [_split(models, features, tags, truth, sizes, [seed, i]) for i in range(SPLITS)]
     found = {}
     for name in runs[0]:
         values = [run[name] for run in runs]
@@ -69,7 +74,7 @@ def _labelled(tagger: Tagger, dataset: Dataset) -> tuple[np.ndarray, np.ndarray,
 
 
 def _split(
-    tagger: Tagger,
+    models: dict[str, Tagger],
     features: np.ndarray,
     tags: np.ndarray,
     truth: np.ndarray,
@@ -79,14 +84,17 @@ def _split(
     order = np.random.default_rng(seed).permutation(len(features))
     learned, measured = order[: sizes[0]], order[sizes[0] + sizes[1] : sum(sizes)]
     found = {}
-    for name, (use_picture, use_tags) in _USES.items():
+    for (model, tagger), (use, (use_picture, use_tags)) in itertools.product(
+        models.items(), _USES.items()
+    ):
+        name = use if model == "joint" else f"{model}_{use}"
         views = [
             tagger.scorer.vectors(
                 features[rows] if use_picture else None, tags[rows] if use_tags else None
             )
             for rows in (learned, measured)
         ]
-        scores = class_scores([views[0]], truth[learned], [views[1]], seed[-1])
+        scores = ClassRegression([views[0]], truth[learned], seed[-1]).scores([views[1]])
         found[f"classes.{name}"] = metrics.class_map(scores, truth[measured])
         found[f"p50.{name}"] = metrics.class_precision_at_50(scores, truth[measured])
         found[f"p51.{name}"] = metrics.class_precision_at_50(scores, truth[measured], deepnet=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmray.joint.data import Statistics
 from mmray.joint.memory import Memory
+from mmray.joint.regression import Kind, Regression, inputs_of
 from mmray.joint.vocabulary import Vocabulary
 
 BATCH = 1024
@@ -28,8 +29,7 @@ class Scorer:
         model: the net.
         vocabulary: its tags.
         memory: of the training pictures.
-        linear: a ridge regression of the tags on standardised features, float32 [V, D]: on few
-            pictures it is hard to beat. Empty for none.
+        regressions: of the tags on standardised features, given tags, and both; empty for none.
         looks: mean vector of the training pictures that have a tag, float32 [V, d]: what the tag
             looks like, to search with.
         calibration: by `picture`, `both` and `tags` the weights of the evidence (the logits of
@@ -45,7 +45,7 @@ class Scorer:
     model: Any
     vocabulary: Vocabulary
     memory: Memory = field(default_factory=Memory.empty)
-    linear: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    regressions: dict[Kind, Regression] = field(default_factory=dict)
     looks: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     calibration: dict[str, list[float]] = field(default_factory=dict)
     visual: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -80,8 +80,8 @@ class Scorer:
             float32 [N, V].
         """
         parts = self.evidence(features, given, leave_out)
-        which = "both" if given is not None and features is not None else "picture"
-        weights = self.calibration["tags" if features is None else which]
+        which = kind_of(features, given)
+        weights = self.calibration[which]
         logits = sum(w * part for w, part in zip(weights[:-1], parts, strict=True)) + weights[-1]
         values = 1 / (1 + np.exp(-np.asarray(logits, np.float32)))
         if given is not None:
@@ -104,18 +104,21 @@ class Scorer:
         """Logits [N, V] of net, memory and regression, and of the tags' frequency [V]."""
         vectors = self.vectors(features, given)
         logits = self._batched(self.model.head, vectors)
+        told = logit(self._regression(features, given))
         frequency = logit(self.vocabulary.frequency)
-        nothing = np.zeros_like(logits)
         if features is None:
-            return [logits, nothing, nothing, frequency]
+            return [logits, np.zeros_like(logits), told, frequency]
         alone = vectors if given is None else self.vectors(features, None)
-        votes = logit(self.memory.votes(alone, leave_out))
-        return [logits, votes, logit(self._regression(features)), frequency]
+        return [logits, logit(self.memory.votes(alone, leave_out)), told, frequency]
 
-    def _regression(self, features: np.ndarray) -> np.ndarray:
-        standard = self.model.pictures.standardise
-        x = self._batched(standard, features)
-        return x @ self.linear.T + self.vocabulary.frequency
+    def _regression(self, features: np.ndarray | None, given: np.ndarray | None) -> np.ndarray:
+        kind = kind_of(features, given)
+        pictures = None if features is None else self.standardised(features)
+        return self.regressions[kind](inputs_of(kind, pictures, given))
+
+    def standardised(self, features: np.ndarray) -> np.ndarray:
+        """Features at mean 0 and deviation 1, outliers cut, float32 [N, D]."""
+        return self._batched(self.model.pictures.standardise, features)
 
     @torch.inference_mode()
     def vectors(self, features: np.ndarray | None, given: np.ndarray | None) -> np.ndarray:
@@ -171,7 +174,8 @@ class Scorer:
             **self.memory.tensors(),
             "search.centre": self.centre,
             "search.looks": self.looks,
-            "regression.weight": self.linear,
+            **{f"regression.{k}.weight": r.weight for k, r in self.regressions.items()},
+            **{f"regression.{k}.offset": r.offset for k, r in self.regressions.items()},
         }
 
     @torch.inference_mode()
@@ -184,6 +188,13 @@ class Scorer:
 
     def _in(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.device)
+
+
+def kind_of(features: np.ndarray | None, given: np.ndarray | None) -> Kind:
+    """What is known: of a picture, of its tags, or of both."""
+    if features is None:
+        return "tags"
+    return "picture" if given is None else "both"
 
 
 def logit(values: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from PIL import Image
 from mmray.joint.finish import save
 from mmray.joint.memory import Memory
 from mmray.joint.model import JointConfig, JointModel
+from mmray.joint.regression import KINDS, Regression
 from mmray.joint.scorer import Scorer
 from mmray.joint.vocabulary import Vocabulary
 from tests.joint.worlds import described
@@ -31,7 +32,11 @@ def write_tagger(folder: Path, teacher: Path) -> Path:
     scorer.calibration = {name: [0.5, 0.5, 0.0, 0.5, 0.0] for name in ("picture", "both", "tags")}
     features = rng.random((20, backbone["dim"]), np.float32)
     scorer.memory = Memory(scorer.vectors(features, None), rng.random((20, len(TAGS))) < 0.3)
-    scorer.linear = np.zeros((len(TAGS), backbone["dim"]), np.float32)
+    sizes = {"picture": backbone["dim"], "both": backbone["dim"] + len(TAGS), "tags": len(TAGS)}
+    nothing = np.zeros(len(TAGS), np.float32)
+    scorer.regressions = {
+        kind: Regression(np.zeros((sizes[kind], len(TAGS)), np.float32), nothing) for kind in KINDS
+    }
     scorer.centre = scorer.picture_vectors(features).mean(axis=0)
     scorer.looks = rng.random((len(TAGS), DIM), np.float32)
     save(scorer, str(folder), {})
