@@ -180,7 +180,9 @@ def evaluate(
     steps: dict[str, Callable[[], dict[str, float]]] = {
         "tags": lambda: tag_metrics(tagger, data, chosen, seed, others or {}, report),
         "completed": lambda: completed_metrics(tagger, data, others or {}),
-        "classes": lambda: class_metrics(models, data.train, data.test, seed, not class_tags),
+        "classes": lambda: class_metrics(
+            models, data.train, data.val, data.test, seed, not class_tags
+        ),
         "retrieval": lambda: _each(models, lambda m: retrieval_metrics(m, data)),
         "arithmetic": lambda: _each(
             models, lambda m: arithmetic.swap_metrics(m, data.test, data.rest(), seed)

@@ -27,8 +27,8 @@ def mirflickr_protocol(
     """Classes from the joint vector by logistic regression, as in Srivastava and Salakhutdinov.
 
     The joint model knows the pictures and their tags, never the classes. Each split draws
-    pictures anew: the regression learns from the first part, its penalty is chosen on a fifth
-    of that, the second part is left aside, and the third part is measured.
+    pictures anew: the regression learns from the first part, its penalty is chosen on the second,
+    and the third part is measured.
 
     Args:
         models: by name; the keys of others than `joint` have the name in them.
@@ -82,7 +82,8 @@ def _split(
     seed: list[int],
 ) -> dict[str, float]:
     order = np.random.default_rng(seed).permutation(len(features))
-    learned, measured = order[: sizes[0]], order[sizes[0] + sizes[1] : sum(sizes)]
+    parts = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
+    learned, held, measured = parts
     found = {}
     for (model, tagger), (use, (use_picture, use_tags)) in itertools.product(
         models.items(), _USES.items()
@@ -92,9 +93,11 @@ def _split(
             tagger.scorer.vectors(
                 features[rows] if use_picture else None, tags[rows] if use_tags else None
             )
-            for rows in (learned, measured)
+            for rows in parts
         ]
-        scores = ClassRegression([views[0]], truth[learned], seed[-1]).scores([views[1]])
+        scores = ClassRegression([views[0]], truth[learned], [views[1]], truth[held]).scores(
+            [views[2]]
+        )
         found[f"classes.{name}"] = metrics.class_map(scores, truth[measured])
         found[f"p50.{name}"] = metrics.class_precision_at_50(scores, truth[measured])
         found[f"p51.{name}"] = metrics.class_precision_at_50(scores, truth[measured], deepnet=True)

@@ -118,8 +118,9 @@ def _best(moments: Moments, kind: Kind, pictures: np.ndarray, tags: np.ndarray) 
     wanted = tags if kind == "picture" else tags & ~given
     rows = wanted.any(axis=1)
     if not moments.count or not rows.any():
-        dim = len(inputs_of(kind, pictures[:1], given[:1])[0]) if len(tags) else 0
-        return Regression(np.zeros((dim, tags.shape[1]), np.float32), np.zeros(tags.shape[1]))
+        num_inputs = len(moments.covariances(kind)[0])
+        nothing = np.zeros((num_inputs + 1, tags.shape[1]), np.float32)
+        return Regression(nothing[1:], nothing[0])
     inputs, shown = inputs_of(kind, pictures, given)[rows], given[rows] & (kind != "picture")
 
     def rank(found: Regression) -> float:

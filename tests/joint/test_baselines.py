@@ -12,14 +12,12 @@ from mmray.joint.baselines import (
     Neighbours,
     TagData,
     canonical,
-    class_methods,
-    class_scores,
     learn_sigmoids,
     linear,
     logistic_path,
     ridge_path,
 )
-from mmray.joint.metrics import class_map, evaluate_tags
+from mmray.joint.metrics import evaluate_tags
 
 CLUSTERS, FEATURES = 8, 12
 SIZES = {"train": 400, "val": 150, "test": 2000}
@@ -154,29 +152,3 @@ def test_canonical_directions_are_those_of_scikit_learn():
     for view, u, t in ((x, ours[0], theirs.x_rotations_), (y, ours[1], theirs.y_rotations_)):
         for i in range(2):
             assert abs(np.corrcoef(view @ u[:, i], view @ t[:, i])[0, 1]) > 0.999
-
-
-def test_classes_from_both_are_better_than_from_one():
-    rng = np.random.default_rng(0)
-    seen, said = rng.integers(2, size=(2, 600))
-    features = (seen[:, None] + 0.3 * rng.normal(size=(600, 5))).astype(np.float32)
-    tags = np.stack([said == 0, said == 1, rng.random(600) < 0.5], axis=1)
-    classes = np.eye(4, dtype=bool)[2 * seen + said]
-    train, test = (TagData(features[s], tags[s]) for s in (np.s_[:400], np.s_[400:]))
-    found = class_methods(train, classes[:400], test, seed=0)
-    maps = {name: class_map(scores, classes[400:]) for name, scores in found.items()}
-    assert list(maps) == ["pictures", "tags", "pictures + tags", "average"]
-    assert min(maps["pictures + tags"], maps["average"]) > 0.95
-    assert max(maps["pictures"], maps["tags"]) < 0.7
-    again = class_methods(train, classes[:400], test, seed=0)
-    np.testing.assert_array_equal(found["pictures + tags"], again["pictures + tags"])
-
-
-def test_class_scores_are_probabilities_whatever_the_scale(splits):
-    train, test = splits["train"], splits["test"]
-    classes, wanted = train.tags[:, :CLUSTERS], test.tags[:, :CLUSTERS]
-    scores = class_scores([train.features], classes, [test.features])
-    assert scores.shape == wanted.shape
-    assert class_map(scores, wanted) > 0.7
-    rescaled = class_scores([train.features / 100], classes, [test.features / 100])
-    np.testing.assert_allclose(scores, rescaled, atol=0.02)

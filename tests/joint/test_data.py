@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmray.joint.data import SMALLEST_STD, JointExamples, feature_statistics
+from mmray.joint.data import SMALLEST_STD, JointExamples, Sample, feature_statistics
 from mmray.joint.vocabulary import Vocabulary
 from mmray.pipeline.dataset import Dataset, tensor
 from mmray.training.loader import Loader, Share
@@ -96,3 +96,22 @@ def test_statistics_are_those_of_the_training_pictures(
     np.testing.assert_allclose(found.std, values.astype(float).std(0), atol=1e-5)
     constant = write_rows(tmp_path, [{"tags": []}] * 3, tiny_teacher)
     assert (feature_statistics(Dataset(constant, "images")).std == np.float32(SMALLEST_STD)).all()
+
+
+def test_a_sample_of_what_streams_by() -> None:
+    def draw(most: int, step: int, seed: int = 0) -> list[int]:
+        sample = Sample(most, seed)
+        for start in range(0, 1000, step):
+            numbers = np.arange(start, min(start + step, 1000))
+            sample.add(numbers[:, None], [f"{n}" for n in numbers])
+        numbers, names = sample.columns()
+        assert [f"{n[0]}" for n in numbers] == names
+        return [int(n[0]) for n in numbers]
+
+    assert draw(2000, 7) == list(range(1000))  # all, in their order
+    drawn = draw(50, 7)
+    assert len(set(drawn)) == 50
+    assert drawn == draw(50, 13)
+    assert drawn != draw(50, 7, seed=1)
+    means = [np.mean(draw(50, 100, seed)) for seed in range(20)]
+    assert abs(np.mean(means) - 499.5) < 40  # the standard error is 9

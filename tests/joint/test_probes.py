@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmray.joint import finish, probes
-from mmray.joint.metrics import class_map
-from mmray.joint.probes import ClassProbe, Pictures, class_names, names_class, thinned, truth_of
+from mmray.joint.probes import Pictures, class_names, names_class, thinned, truth_of
 
 LABELS = [["colour:red", "object:dog"], ["object:dog"], [], ["object:cat"]]
 
@@ -55,27 +53,3 @@ def test_thinned_tags() -> None:
         assert left.sum() / tags.sum() == pytest.approx(1 - percent / 100, abs=0.03)
         assert np.array_equal(left, thinned(tags, percent, 7))
     assert tags.any()
-
-
-def test_one_probe_serves_pictures_with_and_without_tags(joint_model: str) -> None:
-    scorer = finish.load(joint_model)
-    rng = np.random.default_rng(0)
-    truth = np.eye(2, dtype=bool)[rng.integers(2, size=200)]
-    tags = np.zeros((200, len(scorer.vocabulary)), bool)
-    tags[:, :2] = truth & (rng.random((200, 2)) < 0.7)
-    features = rng.normal(size=(200, 48)).astype(np.float32)
-    features[:, :24] += np.where(truth[:, :1], 1, -1)
-    both = Pictures(features, tags, [[]] * 200, [""] * 200)
-    train, test = both.take(np.arange(120)), both.take(np.arange(120, 200))
-    probe = ClassProbe(scorer, train, truth[:120], 0)
-    for args in ((test.features, test.tags), (test.features, None), (None, test.tags)):
-        scores = probe.scores(*args)
-        assert scores.shape == (80, 2)
-        assert class_map(scores, truth[120:]) > 0.8
-    bare = probe.scores(test.features, thinned(test.tags, 100, 0))
-    assert class_map(bare, truth[120:]) > 0.8
-    assert {side: x.shape for side, (_, x) in probe.pathways(test).items()} == dict.fromkeys(
-        ("pictures", "tags", "jointly"), (80, 16)
-    )
-    assert probes.REMOVED[0] == 0
-    assert probes.REMOVED[-1] == 100
