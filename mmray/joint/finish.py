@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -178,6 +179,7 @@ def save(scorer: Scorer, where: str, training: dict[str, Any]) -> None:
         "arch": scorer.arch,
         "sizes": asdict(scorer.model.config),
         "backbone": _keep_nets(scorer.backbone, where),
+        "tags_sha256": _sha256(scorer.vocabulary),
         "calibration": scorer.calibration,
         "training": training,
     }
@@ -217,6 +219,8 @@ def load(where: str) -> Scorer:
         visual = np.asarray(record["visual"], np.float32)
         if not len(vocabulary) == model.config.num_tags == len(visual):
             raise ValueError("tags.json names another number of tags than the net has")
+        if _sha256(vocabulary) != config["tags_sha256"]:
+            raise ValueError("tags.json is of another model")
         calibration = {str(k): list(map(float, config["calibration"][k])) for k in KINDS}
         if any(len(weights) != kind.num_evidence + 1 for weights in calibration.values()):
             raise ValueError("calibration: expected a weight for each evidence, and a constant")
@@ -238,6 +242,10 @@ def load(where: str) -> Scorer:
         if isinstance(e, UserError):
             raise
         raise UserError(f"{where}: its files do not belong together ({e})") from e
+
+
+def _sha256(vocabulary: Vocabulary) -> str:
+    return hashlib.sha256("\n".join(vocabulary.tags).encode()).hexdigest()
 
 
 def _regressions(kept: dict[str, np.ndarray]) -> dict[Kind, Regression]:

@@ -1,7 +1,8 @@
 """From tags as people write them to the vocabulary that a model learns.
 
 Tags are normalised by `normalise`: Unicode NFKC, case folded, runs of white space and control
-characters become one space, none at the ends; a leading `#` is dropped. Accents, hyphens and
+characters become one space, none at the ends; a leading `#` and invisible characters are dropped.
+Accents, hyphens and
 underscores stay, since they tell words apart (Spanish *papa*, *papá*). Two tags that are the same
 after that are one tag. Plurals and synonyms are left to the model, which learns that they occur
 with the same pictures.
@@ -30,12 +31,14 @@ LONGEST = 100
 """Longer tags are sentences, or rubbish; they are left out."""
 MOST_TAGS = 256
 """More tags of one picture are left out: such lists are spam, and say nothing of the picture."""
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+"""Soft hyphens, zero-width spaces and byte order marks: two tags that look alike are one."""
 _SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
 
 
 def normalise(tag: str) -> str:
     """A tag as the vocabulary knows it; empty for what is no tag."""
-    text = unicodedata.normalize("NFKC", tag).casefold()
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", tag)).casefold()
     # Case folding may decompose what was composed.
     text = _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip().lstrip("# ")
     return text if len(text) <= LONGEST else ""

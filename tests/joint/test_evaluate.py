@@ -45,7 +45,15 @@ def test_all_that_is_promised_is_measured(metrics: dict[str, float]) -> None:
     ways = [f"retrieval.{w}" for w in ("tags_to_image", "image_to_tags")]
     names += [f"{way}.{x}" for way in ways for x in ("r1", "r5", "r10", "median_rank")]
     names += [f"completed.{x}.map_images" for x in ("joint_tags", "joint_both", "linear_both")]
-    names += ["arithmetic.success10", "analogy.acc1", "useless.auc", "tags.joint.ece"]
+    names += [f"missing.{m}.{x}" for m in ("linear", "again") for x in (0, 50, 100)]
+    names += ["retrieval.again.tags_to_image.r1", "analogy.again.acc5"]
+    names += [
+        "arithmetic.success10",
+        "arithmetic.again.success10",
+        "analogy.acc1",
+        "useless.auc",
+        "tags.joint.ece",
+    ]
     assert set(names) <= set(metrics)
     assert all(math.isfinite(value) for value in metrics.values())
     assert all(type(value) is float for value in metrics.values())
@@ -56,7 +64,8 @@ def test_what_is_measured_is_plausible(metrics: dict[str, float]) -> None:
     assert metrics["classes.both"] > 0.8
     assert metrics["classes.both"] >= max(metrics["classes.image"], metrics["classes.tags"]) - 0.02
     assert metrics["missing.0"] == metrics["classes.both"]
-    assert metrics["missing.100"] >= metrics["classes.image"] - 0.05
+    assert metrics["missing.100"] == pytest.approx(metrics["classes.image"], abs=0.001)
+    assert metrics["missing.100"] >= metrics["classes.image_baseline"] - 0.01
     assert metrics["completed.joint_both.map_images"] > metrics["completed.joint_tags.map_images"]
     assert metrics["arithmetic.success10"] > metrics["arithmetic.picture_only"]
     assert metrics["useless.auc"] == 1.0
@@ -66,9 +75,13 @@ def test_what_is_measured_is_plausible(metrics: dict[str, float]) -> None:
 
 
 def test_tables_have_all_of_it(metrics: dict[str, float]) -> None:
-    tables = joint_tables(metrics)
-    assert len(tables) == 8
+    tables = joint_tables(metrics, ["again"])
+    assert len(tables) == 9
     assert tables[0].row_count == 5  # methods
+    rows = {str(table.title): table.row_count for table in tables}
+    assert rows["classes: MAP with tags removed"] == 3  # joint, linear, again
+    assert rows["pictures and tag sets that find each other"] == 8
+    assert all(len(table.columns) == 3 for table in tables[5:8])  # measure, joint, again
     assert joint_tables({}) == []
 
 

@@ -139,6 +139,11 @@ def test_the_folder_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert all(0 <= p <= 1 for _, p in names)
 
 
+def swap_tags(file: Path) -> None:
+    tags = json.loads(file.read_text())["tags"]
+    change_json(file, tags=tags[::-1])
+
+
 def change_json(path: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
@@ -160,6 +165,7 @@ def cut(path: Path) -> None:
             "do not belong together.*another number of tags",
         ),
         (lambda m: change_json(m / "tags.json", visual=[0.5]), "do not belong together"),
+        (lambda m: swap_tags(m / "tags.json"), "tags.json is of another model"),
         (lambda m: change_json(m / "config.json", arch="transformer"), "transformer"),
         (lambda m: change_json(m / "config.json", sizes={}), "do not belong together"),
         (lambda m: change_json(m / "config.json", calibration={}), "do not belong together"),

@@ -39,6 +39,7 @@ from tests.joint.worlds import write_rows
         ("ÉTÉ", "été"),
         ("ice-cream_van", "ice-cream_van"),
         ("夏", "夏"),
+        ("\ufeffsun\u200bset", "sunset"),
         ("", ""),
         (" \u3000", ""),
         ("#", ""),
