@@ -20,7 +20,7 @@ from mmray.joint.scorer import Scorer
 PENALTIES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 REMOVED = (0, 25, 50, 75, 100)
 """Percent of the tags that are taken away."""
-VOTES = (0.0, 0.5, 1.0, 2.0)
+VOTES = (0.0, 1.0)
 """Weights of the nearest pictures' votes that are tried."""
 Method = Callable[[Pictures], np.ndarray]
 Views = Callable[[Pictures], list[np.ndarray]]
@@ -39,7 +39,7 @@ def class_metrics(
     Args:
         models: by name; the keys of others than `joint` have the name in them.
         train: pictures that the regressions learn from.
-        val: pictures on which settings are chosen.
+        val: pictures on which settings are chosen; then they are learned from, too.
         test: pictures that are measured.
         seed: of what is drawn by lot.
         hide: do not show tags that name a class.
@@ -186,11 +186,12 @@ class ClassProbe:
         views = [[side[name] for name in names] for side in (known, held)]
         truth, wanted = self.data.truth, self.data.held_truth
         regression = ClassRegression(views[0], truth, views[1], wanted)
-        memory = Memory(_scaled(known, known, names), truth)
-        votes = memory.votes(_scaled(held, known, names))
+        near, asked = _scaled(known, known, names), _scaled(held, known, names)
+        votes = Memory(near, truth).votes(asked)
         quality, weight = max(
             (class_map(regression.held_scores + weight * votes, wanted), weight) for weight in VOTES
         )
+        memory = Memory(np.concatenate([near, asked]), np.concatenate([truth, wanted]))
         return _Fitted(names, quality, regression, memory, weight, known)
 
 
@@ -260,7 +261,8 @@ class ClassRegression:
             all views weigh the same.
         truth: bool [N, C].
         held: the same views of other things, on which the regularisation is chosen.
-        held_truth: their classes. `held_scores` is what is said of them.
+        held_truth: their classes. `held_scores` is what is said of them before `refit`.
+        refit: when it is chosen, learn from all things.
     """
 
     def __init__(
@@ -269,14 +271,21 @@ class ClassRegression:
         truth: np.ndarray,
         held: Sequence[np.ndarray],
         held_truth: np.ndarray,
+        refit: bool = True,
     ) -> None:
         self.scales = [StandardScaler().fit(view) for view in known]
-        self.quality = -1.0
-        asked = self._inputs(held)
-        for _, weights in logistic_path(self._inputs(known), truth, PENALTIES):
+        self.quality, chosen = -1.0, 0.0
+        inputs, asked = self._inputs(known), self._inputs(held)
+        for penalty, weights in logistic_path(inputs, truth, PENALTIES):
             scores = expit(linear(asked, weights))
             if (quality := class_map(scores, held_truth)) > self.quality:
                 self.quality, self.weights, self.held_scores = quality, weights, scores
+                chosen = penalty
+        if refit:
+            whole, classes = np.concatenate([inputs, asked]), np.concatenate([truth, held_truth])
+            *_, (_, self.weights) = logistic_path(
+                whole, classes, [p for p in PENALTIES if p >= chosen]
+            )
 
     def _inputs(self, views: Sequence[np.ndarray]) -> np.ndarray:
         pairs = zip(self.scales, views, strict=True)

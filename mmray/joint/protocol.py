@@ -95,9 +95,9 @@ def _split(
             )
             for rows in parts
         ]
-        scores = ClassRegression([views[0]], truth[learned], [views[1]], truth[held]).scores(
-            [views[2]]
-        )
+        scores = ClassRegression(
+            [views[0]], truth[learned], [views[1]], truth[held], refit=False
+        ).scores([views[2]])
         found[f"classes.{name}"] = metrics.class_map(scores, truth[measured])
         found[f"p50.{name}"] = metrics.class_precision_at_50(scores, truth[measured])
         found[f"p51.{name}"] = metrics.class_precision_at_50(scores, truth[measured], deepnet=True)
