@@ -1,0 +1,5 @@
+"""Captions: how good they are."""
+
+from mmray.captioner.scores import scores
+
+__all__ = ["scores"]
