@@ -15,6 +15,7 @@ Files:
     dbm.py           the historic model (Srivastava and Salakhutdinov 2012), and
     historic.py      its training and use in the places of the modern one
     memory.py        the training pictures that a model remembers
+    regression.py    regressions of the tags, from sums over all training pictures
     scorer.py        a trained model on features and tag sets
     finish.py        what a model keeps of its dataset, and the model folder
     predict.py       `Tagger`: what users call
@@ -23,7 +24,8 @@ Files:
     tag_stages.py
     metrics.py       what is measured
     baselines.py     what it is measured against; the nets among it are in dual_encoder.py
-    probes.py        classes from the joint vector
+    probes.py        pictures with all that is known of them
+    classes.py       classes from joint vectors, and from features and tags as they are
     arithmetic.py    swaps and analogies
     evaluate.py      all of it; table.py prints it
     protocol.py      the protocol of MIR-Flickr

@@ -2,8 +2,8 @@
 
 Each baseline of tags learns from pictures with tags and says how probable every tag is for a
 picture. Settings (how many neighbours, how much regularisation) are those with the best mean
-average precision, over tags and over pictures, on the validation pictures. `class_methods` are
-the baselines of classes; the nets among the baselines are in `mmray.joint.dual_encoder`.
+average precision, over tags and over pictures, on the validation pictures. The
+baselines of classes are in `mmray.joint.classes`, the nets in `mmray.joint.dual_encoder`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.02, 0.04, 0.08, 0.16)
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 PENALTIES = (0.1, 0.03, 0.01, 0.003)
-CLASS_PENALTIES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 LOGISTIC_STEPS = 40
 LOGISTIC_BUDGET = 10**10
 """Largest pictures x features x tags for which a logistic regression is tried beside ridge."""
 CALIBRATION_PAIRS = 1_000_000
-HELD_OUT = 0.2
 
 
 @dataclass

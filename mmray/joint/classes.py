@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -197,7 +198,7 @@ class ClassProbe:
 
 _CHOICES: dict[tuple[str, ...], list[tuple[str, ...]]] = {
     ("joint",): [("joint",)],
-    ("joint", "features"): [("joint",), ("joint", "features"), ("features",)],
+    ("joint", "features"): [("joint",), ("joint", "features")],
     ("joint", "features", "tags"): [("joint", "tags"), ("joint", "tags", "features")],
 }
 """Views that a probe may see, by those that there are."""
@@ -214,7 +215,9 @@ class _Fitted:
 
     def scores(self, views: dict[str, np.ndarray]) -> np.ndarray:
         votes = self.memory.votes(_scaled(views, self.known, self.names))
-        return self.regression.scores([views[name] for name in self.names]) + self.weight * votes
+        told = self.regression.scores([views[name] for name in self.names])
+        # From 0 to 1, so that pictures with tags and without can be ranked together.
+        return (told + self.weight * votes) / (1 + self.weight)
 
 
 def _scaled(
@@ -274,11 +277,12 @@ class ClassRegression:
         refit: bool = True,
     ) -> None:
         self.scales = [StandardScaler().fit(view) for view in known]
-        self.quality, chosen = -1.0, 0.0
+        self.quality, chosen = -math.inf, 0.0
         inputs, asked = self._inputs(known), self._inputs(held)
         for penalty, weights in logistic_path(inputs, truth, PENALTIES):
             scores = expit(linear(asked, weights))
-            if (quality := class_map(scores, held_truth)) > self.quality:
+            quality = class_map(scores, held_truth) if held_truth.any() else 0.0
+            if quality > self.quality:
                 self.quality, self.weights, self.held_scores = quality, weights, scores
                 chosen = penalty
         if refit:

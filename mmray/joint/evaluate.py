@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,10 @@ class Splits:
     """The pictures of each split, and which tags are measured.
 
     Args:
+        train: pictures that baselines and probes learn from.
+        val: pictures that settings are chosen on. Never those that are measured: without any,
+            and when the split val is measured, every fifth training picture.
+        test: pictures that are measured.
         measured: bool [V]: tags of enough training pictures.
     """
 
@@ -65,12 +69,15 @@ def read_splits(
         UserError: the dataset was made with another backbone than the model's.
     """
     check_backbone(tagger, dataset)
-    train = _read(tagger, dataset, "train", most=MOST_TRAIN)
-    val = _read(tagger, dataset, "val", most=MOST_TRAIN)
-    test = _read(tagger, dataset, split, limit=limit, most=None)
+    train, counts = _sample(tagger, dataset, "train", MOST_TRAIN)
+    val, _ = _sample(tagger, dataset, "val", MOST_TRAIN)
+    test = _first(tagger, dataset, split, limit)
     if not len(test):
         raise UserError(f"{dataset.uri}: has no pictures of the split {split!r} to measure on")
-    measured = train.tags.sum(axis=0) >= min_count
+    if split == "val" or not val.tags.any():
+        fifth = np.arange(len(train)) % 5 == 4
+        train, val = train.take(~fifth), train.take(fifth)
+    measured = counts >= min_count
     if not measured.any():
         raise UserError(
             f"{dataset.uri}: none of the model's {len(tagger.vocabulary)} tags occurs in "
@@ -116,22 +123,51 @@ def check_backbone(tagger: Tagger, dataset: Dataset) -> None:
         )
 
 
-def _read(
-    tagger: Tagger, dataset: Dataset, split: str, *, limit: int | None = None, most: int | None
-) -> Pictures:
-    """The first `limit` pictures of a split, or a sample of `most` of them."""
+Columns = tuple[np.ndarray, np.ndarray, list[list[str]], list[str]]
+"""Features, tags, labels and ids, as `Pictures` has them."""
+
+
+def _stream(
+    tagger: Tagger, dataset: Dataset, split: str, limit: int | None = None
+) -> Iterator[Columns]:
     columns = ["id", "features", "tags", "labels"]
-    sample = Sample(dataset.num_rows if most is None else most)
     for table in dataset.batches(columns, 1024, split=split, limit=limit):
-        features = tensor(table["features"]).astype(np.float32)
-        tags = presence(tagger.vocabulary, table["tags"].to_pylist())
-        labels = [found or [] for found in table["labels"].to_pylist()]
-        sample.add(features, tags, labels, table["id"].to_pylist())
+        yield (
+            tensor(table["features"]).astype(np.float32),
+            presence(tagger.vocabulary, table["tags"].to_pylist()),
+            [found or [] for found in table["labels"].to_pylist()],
+            table["id"].to_pylist(),
+        )
+
+
+def _sample(tagger: Tagger, dataset: Dataset, split: str, most: int) -> tuple[Pictures, np.ndarray]:
+    """At most so many of the pictures with known tags or labels, and in how many each tag is."""
+    sample, counts = Sample(most), np.zeros(len(tagger.vocabulary), int)
+    for features, tags, labels, ids in _stream(tagger, dataset, split):
+        counts += tags.sum(axis=0)
+        known = tags.any(axis=1) | np.array([bool(found) for found in labels])
+        rows = np.flatnonzero(known)
+        chosen = [labels[i] for i in rows], [ids[i] for i in rows]
+        sample.add(features[rows], tags[rows], *chosen)
     if not len(sample):
-        dim, words = tagger.scorer.model.config.feature_dim, len(tagger.vocabulary)
-        return Pictures(np.zeros((0, dim), np.float32), np.zeros((0, words), bool), [], [])
-    rows, sets, labels, ids = sample.columns()
-    return Pictures(np.stack(rows), np.stack(sets), labels, ids)
+        return _joined(tagger, []), counts
+    vectors, sets, found, names = sample.columns()
+    return Pictures(np.stack(vectors), np.stack(sets), found, names), counts
+
+
+def _first(tagger: Tagger, dataset: Dataset, split: str, limit: int | None) -> Pictures:
+    """The first pictures of a split, with tags or without."""
+    return _joined(tagger, list(_stream(tagger, dataset, split, limit)))
+
+
+def _joined(tagger: Tagger, parts: list[Columns]) -> Pictures:
+    dim, words = tagger.scorer.model.config.feature_dim, len(tagger.vocabulary)
+    return Pictures(
+        np.concatenate([np.zeros((0, dim), np.float32), *(part[0] for part in parts)]),
+        np.concatenate([np.zeros((0, words), bool), *(part[1] for part in parts)]),
+        [found for part in parts for found in part[2]],
+        [name for part in parts for name in part[3]],
+    )
 
 
 def evaluate(
@@ -170,13 +206,13 @@ def evaluate(
     Raises:
         UserError: the model and the dataset do not belong together.
     """
-    models = {"joint": tagger, **(others or {})}
-    check_models(models, dataset)
-    data = read_splits(tagger, dataset, split, limit, min_count)
     chosen = list(BASELINES) if baselines is None else list(baselines)
     if unknown := set(chosen) - set(BASELINES):
         known = ", ".join(BASELINES)
         raise UserError(f"--baselines {', '.join(sorted(unknown))}: expected some of {known}")
+    models = {"joint": tagger, **(others or {})}
+    check_models(models, dataset)
+    data = read_splits(tagger, dataset, split, limit, min_count)
     steps: dict[str, Callable[[], dict[str, float]]] = {
         "tags": lambda: tag_metrics(tagger, data, chosen, seed, others or {}, report),
         "completed": lambda: completed_metrics(tagger, data, others or {}),
@@ -235,23 +271,27 @@ def completed_metrics(tagger: Tagger, data: Splits, others: dict[str, Tagger]) -
     halves = {}
     for name in ("train", "val", "test"):
         pictures: Pictures = getattr(data, name)
+        pictures = pictures.take(np.flatnonzero(pictures.tags.any(axis=1)))
         shown = every_other(pictures.tags)
         halves[name] = (pictures.features, shown, pictures.tags & ~shown)
     features, shown, hidden = halves["test"]
+    rows, measured = hidden.any(axis=1), data.measured
     scores = {}
     for name, use in (("linear pictures", "p"), ("linear tags", "t"), ("linear both", "pt")):
         views = {
             k: np.concatenate([*([x] if "p" in use else []), *([s] if "t" in use else [])], axis=1)
             for k, (x, s, _) in halves.items()
         }
-        parts = {k: TagData(views[k].astype(np.float32), halves[k][2]) for k in ("train", "val")}
+        parts = {
+            k: TagData(views[k].astype(np.float32), halves[k][2][:, measured])
+            for k in ("train", "val")
+        }
         scores[name] = Linear().fit(parts["train"], parts["val"]).scores(views["test"])
     for name, model in {**others, "joint": tagger}.items():
-        scores[f"{name} tags"] = model.scorer.probabilities(None, shown)
-        scores[f"{name} both"] = model.scorer.probabilities(features, shown)
-    rows = hidden.any(axis=1)
-    scores = {k: np.where(shown, 0, v)[rows][:, data.measured] for k, v in scores.items()}
-    return _flat("completed", scores, hidden[rows][:, data.measured])
+        scores[f"{name} tags"] = model.scorer.probabilities(None, shown)[:, measured]
+        scores[f"{name} both"] = model.scorer.probabilities(features, shown)[:, measured]
+    scores = {k: np.where(shown[:, measured], 0, v)[rows] for k, v in scores.items()}
+    return _flat("completed", scores, hidden[rows][:, measured])
 
 
 def _flat(group: str, scores: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, float]:

@@ -61,7 +61,8 @@ def finish(scorer: Scorer, data: str, where: str, training: dict[str, Any]) -> N
             moments.add(scorer.standardised(features), tags)
     features, tags = (np.stack(column) for column in sample.columns())
     held_out = rows_with_tags(dataset, "val", vocabulary, CALIBRATION_ROWS, limit)
-    scorer.visual = visual_scores(features[:VISUAL_ROWS], tags[:VISUAL_ROWS], statistics)
+    some = np.random.default_rng(0).permutation(len(features))[:VISUAL_ROWS]
+    scorer.visual = visual_scores(features[some], tags[some], statistics)
     vectors = scorer.picture_vectors(features)
     scorer.centre = vectors.mean(axis=0)
     scorer.looks = tags.T.astype(np.float32) @ vectors / np.maximum(tags.sum(0), 1)[:, None]
@@ -219,6 +220,8 @@ def load(where: str) -> Scorer:
         visual = np.asarray(record["visual"], np.float32)
         if not len(vocabulary) == model.config.num_tags == len(visual):
             raise ValueError("tags.json names another number of tags than the net has")
+        if kind.remembers and list(found) != list(KINDS):
+            raise ValueError("model.safetensors lacks a regression")
         if _sha256(vocabulary) != config["tags_sha256"]:
             raise ValueError("tags.json is of another model")
         calibration = {str(k): list(map(float, config["calibration"][k])) for k in KINDS}

@@ -39,7 +39,7 @@ def _methods(metrics: dict[str, float], group: str, title: str) -> Table:
     table = Table("method", *TAG_COLUMNS.values(), title=title, title_justify="left")
     keys = [key.split(".") for key in metrics if key.startswith(f"{group}.")]
     for method in dict.fromkeys(key[1] for key in keys):
-        values = [metrics[f"{group}.{method}.{name}"] for name in TAG_COLUMNS]
+        values = [metrics.get(f"{group}.{method}.{name}", math.nan) for name in TAG_COLUMNS]
         table.add_row(method.replace("_", " "), *map(_number, values), style=_style(method))
     return table
 
