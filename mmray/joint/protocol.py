@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
 from mmray.errors import UserError
@@ -37,7 +35,8 @@ def mirflickr_protocol(
         sizes: pictures to train on, to validate and to test.
 
     Returns:
-        `classes.both`, `classes.image` and `classes.tags` (MAP over classes) and `p50.*`, each
+        `classes.both`, `classes.image`, `classes.tags` and `classes.*_baseline` (regression on
+        features and tags as they are), MAP over classes, and `p50.*`, each
         as the mean over five splits, with the deviation as `*.std`; `p51.*` is the precision that
         the published code calls prec50.
 
@@ -51,7 +50,8 @@ def mirflickr_protocol(
             f"{dataset.uri}: has {len(features)} labelled pictures, the protocol needs "
             f"{sum(sizes)}: is it mirflickr:DIR of 25,000 pictures, with its annotations?"
         )
-    runs = [_split(models, features, tags, truth, sizes, [seed, i]) for i in range(SPLITS)]
+    views = _views(models, features, tags)
+    runs = [_split(views, truth, sizes, [seed, i]) for i in range(SPLITS)]
     found = {}
     for name in runs[0]:
         values = [run[name] for run in runs]
@@ -73,35 +73,38 @@ def _labelled(tagger: Tagger, dataset: Dataset) -> tuple[np.ndarray, np.ndarray,
     return np.concatenate(features), np.concatenate(tags), truth
 
 
+def _views(
+    models: dict[str, Tagger], features: np.ndarray, tags: np.ndarray
+) -> dict[str, list[np.ndarray]]:
+    """What each regression sees of all pictures: joint vectors, and the inputs as they are."""
+    bags = tags.astype(np.float32)
+    views = {
+        "image_baseline": [features],
+        "tags_baseline": [bags],
+        "concat_baseline": [features, bags],
+    }
+    for model, tagger in models.items():
+        prefix = "" if model == "joint" else f"{model}_"
+        views[f"{prefix}both"] = [tagger.scorer.vectors(features, tags)]
+        views[f"{prefix}image"] = [tagger.scorer.vectors(features, None)]
+        views[f"{prefix}tags"] = [tagger.scorer.vectors(None, tags)]
+    return views
+
+
 def _split(
-    models: dict[str, Tagger],
-    features: np.ndarray,
-    tags: np.ndarray,
+    views: dict[str, list[np.ndarray]],
     truth: np.ndarray,
     sizes: tuple[int, int, int],
     seed: list[int],
 ) -> dict[str, float]:
-    order = np.random.default_rng(seed).permutation(len(features))
-    parts = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
-    learned, held, measured = parts
+    order = np.random.default_rng(seed).permutation(len(truth))
+    learned, held, measured = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
     found = {}
-    for (model, tagger), (use, (use_picture, use_tags)) in itertools.product(
-        models.items(), _USES.items()
-    ):
-        name = use if model == "joint" else f"{model}_{use}"
-        views = [
-            tagger.scorer.vectors(
-                features[rows] if use_picture else None, tags[rows] if use_tags else None
-            )
-            for rows in parts
-        ]
-        scores = ClassRegression(
-            [views[0]], truth[learned], [views[1]], truth[held], refit=False
-        ).scores([views[2]])
+    for name, whole in views.items():
+        known, asked, tested = ([x[rows] for x in whole] for rows in (learned, held, measured))
+        regression = ClassRegression(known, truth[learned], asked, truth[held], refit=False)
+        scores = regression.scores(tested)
         found[f"classes.{name}"] = metrics.class_map(scores, truth[measured])
         found[f"p50.{name}"] = metrics.class_precision_at_50(scores, truth[measured])
         found[f"p51.{name}"] = metrics.class_precision_at_50(scores, truth[measured], deepnet=True)
     return found
-
-
-_USES = {"both": (True, True), "image": (True, False), "tags": (False, True)}

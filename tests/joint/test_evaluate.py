@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import mmray
 from mmray.errors import UserError
-from mmray.joint.evaluate import check_backbone, evaluate, read_splits
+from mmray.joint.evaluate import check_backbone, check_models, evaluate, read_splits
 from mmray.joint.predict import Tagger
 from mmray.joint.table import joint_tables
 from mmray.pipeline.dataset import Dataset
@@ -136,3 +137,35 @@ def test_what_cannot_be_measured(tagger: Tagger, tmp_path: Path, tiny_teacher: s
         evaluate(tagger, data)
     with pytest.raises(UserError, match=r"none of the model's 13 tags occurs in 100 or more"):
         evaluate(tagger, data, "val", min_count=100)
+
+
+def test_what_is_measured_never_chooses(
+    tagger: Tagger, picture_world: str, tmp_path: Path, tiny_teacher: str
+) -> None:
+    data = Dataset(picture_world, "images")
+    splits = read_splits(tagger, data, "val", None, 10)
+    assert not set(splits.val.ids) & set(splits.test.ids)
+    assert not set(splits.val.ids) & set(splits.train.ids)
+    whole = read_splits(tagger, data, "test", None, 10)
+    assert set(whole.train.ids) == set(splits.train.ids) | set(splits.val.ids)
+    # Without a split val a part of train does the choosing.
+    bare = write_world(tmp_path, tiny_teacher, {"train": 200, "test": 40})
+    found = read_splits(tagger, Dataset(bare, "images"), "test", None, 3)
+    assert len(found.val)
+    assert not set(found.val.ids) & set(found.train.ids)
+
+
+def test_a_few_pictures_have_tables_too(tagger: Tagger, picture_world: str) -> None:
+    found = evaluate(
+        tagger, Dataset(picture_world, "images"), limit=3, baselines=["prior"], measure=["tags"]
+    )
+    assert "tags.joint.map_tags" not in found  # no tag has three pictures
+    (table,) = joint_tables(found)
+    assert table.row_count == 2
+
+
+def test_models_of_other_tags_are_refused(joint_model: str, picture_world: str) -> None:
+    tagger, other = (mmray.load(joint_model, device="cpu") for _ in range(2))
+    other.scorer.vocabulary = replace(tagger.vocabulary, tags=tagger.vocabulary.tags[::-1])
+    with pytest.raises(UserError, match="--dbm: knows other tags than --model"):
+        check_models({"joint": tagger, "dbm": other}, Dataset(picture_world, "images"))

@@ -25,10 +25,18 @@ def test_means_and_deviations(tagger: Tagger, picture_world: str) -> None:
     measures = [f"{m}.{use}" for m in ("classes", "p50") for use in ("both", "image", "tags")]
     assert set(measures) | {f"{name}.std" for name in measures} <= set(found)
     assert found["classes.both"] > 0.8
+    assert {f"classes.{x}_baseline" for x in ("image", "tags", "concat")} <= set(found)
     assert 0 < found["classes.both.std"] < 0.1
     assert all(type(value) is float for value in found.values())
     assert found == mirflickr_protocol({"joint": tagger}, data, sizes=(150, 50, 100))
     assert found != mirflickr_protocol({"joint": tagger}, data, seed=1, sizes=(150, 50, 100))
+
+
+def test_two_models_side_by_side(tagger: Tagger, picture_world: str) -> None:
+    data = Dataset(picture_world, "images")
+    found = mirflickr_protocol({"joint": tagger, "dbm": tagger}, data, sizes=(150, 50, 100))
+    for name in ("both", "image", "tags"):
+        assert found[f"classes.dbm_{name}"] == found[f"classes.{name}"]
 
 
 def test_too_few_pictures(tagger: Tagger, picture_world: str) -> None:
