@@ -40,7 +40,7 @@ def class_metrics(
     Args:
         models: by name; the keys of others than `joint` have the name in them.
         train: pictures that the regressions learn from.
-        val: pictures on which settings are chosen; then they are learned from, too.
+        val: pictures on which settings are chosen.
         test: pictures that are measured.
         seed: of what is drawn by lot.
         hide: do not show tags that name a class.
@@ -187,12 +187,11 @@ class ClassProbe:
         views = [[side[name] for name in names] for side in (known, held)]
         truth, wanted = self.data.truth, self.data.held_truth
         regression = ClassRegression(views[0], truth, views[1], wanted)
-        near, asked = _scaled(known, known, names), _scaled(held, known, names)
-        votes = Memory(near, truth).votes(asked)
+        memory = Memory(_scaled(known, known, names), truth)
+        votes = memory.votes(_scaled(held, known, names))
         quality, weight = max(
             (class_map(regression.held_scores + weight * votes, wanted), weight) for weight in VOTES
         )
-        memory = Memory(np.concatenate([near, asked]), np.concatenate([truth, wanted]))
         return _Fitted(names, quality, regression, memory, weight, known)
 
 
@@ -264,8 +263,7 @@ class ClassRegression:
             all views weigh the same.
         truth: bool [N, C].
         held: the same views of other things, on which the regularisation is chosen.
-        held_truth: their classes. `held_scores` is what is said of them before `refit`.
-        refit: when it is chosen, learn from all things.
+        held_truth: their classes. `held_scores` is what is said of them.
     """
 
     def __init__(
@@ -274,22 +272,15 @@ class ClassRegression:
         truth: np.ndarray,
         held: Sequence[np.ndarray],
         held_truth: np.ndarray,
-        refit: bool = True,
     ) -> None:
         self.scales = [StandardScaler().fit(view) for view in known]
-        self.quality, chosen = -math.inf, 0.0
+        self.quality = -math.inf
         inputs, asked = self._inputs(known), self._inputs(held)
-        for penalty, weights in logistic_path(inputs, truth, PENALTIES):
+        for _, weights in logistic_path(inputs, truth, PENALTIES):
             scores = expit(linear(asked, weights))
             quality = class_map(scores, held_truth) if held_truth.any() else 0.0
             if quality > self.quality:
                 self.quality, self.weights, self.held_scores = quality, weights, scores
-                chosen = penalty
-        if refit:
-            whole, classes = np.concatenate([inputs, asked]), np.concatenate([truth, held_truth])
-            *_, (_, self.weights) = logistic_path(
-                whole, classes, [p for p in PENALTIES if p >= chosen]
-            )
 
     def _inputs(self, views: Sequence[np.ndarray]) -> np.ndarray:
         pairs = zip(self.scales, views, strict=True)

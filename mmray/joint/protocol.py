@@ -102,7 +102,7 @@ def _split(
     found = {}
     for name, whole in views.items():
         known, asked, tested = ([x[rows] for x in whole] for rows in (learned, held, measured))
-        regression = ClassRegression(known, truth[learned], asked, truth[held], refit=False)
+        regression = ClassRegression(known, truth[learned], asked, truth[held])
         scores = regression.scores(tested)
         found[f"classes.{name}"] = metrics.class_map(scores, truth[measured])
         found[f"p50.{name}"] = metrics.class_precision_at_50(scores, truth[measured])
