@@ -28,7 +28,6 @@ from mmray.joint.evaluate import read_splits
 from mmray.joint.train import JointTraining
 from mmray.pipeline.dataset import PART, Dataset, read_table, write_table
 from mmray.pipeline.images import ROW_GROUP, toy_images
-from mmray.toyworld.words import USELESS_TAGS
 from mmray.training.config import TrainConfig
 
 console = Console()
@@ -56,19 +55,15 @@ def thinned(dataset: Dataset, out: Path, tagged: float, keep_untagged: bool, dra
 
 
 def score(data: str, truth: Dataset, out: Path, steps: int, min_count: int) -> tuple[float, float]:
-    """MAP over tags and over pictures on the split test, of tags that pictures can tell."""
+    """MAP over tags and over pictures on the split test."""
     config = TrainConfig(
         steps=steps, batch_size=128, lr=1e-3, warmup=20, schedule="cosine", weight_decay=0.02
     )
     trained = JointTraining(JointOptions(min_count=min_count), config, data, str(out)).run()
     tagger = mmray.load(trained.path)
-    splits = read_splits(tagger, truth, "test", None, min_count)
-    test = splits.tag_data("test")
-    measured = np.flatnonzero(splits.measured)
-    told = np.array([tagger.vocabulary.tags[i] not in USELESS_TAGS for i in measured])
-    scores = tagger.scorer.probabilities(test.features)[:, measured[told]]
-    tags = test.tags[:, told]
-    return metrics.map_tags(scores, tags), metrics.map_images(scores, tags)
+    test = read_splits(tagger, truth, "test", None, min_count).tag_data("test")
+    scores = tagger.scorer.probabilities(test.features)
+    return metrics.map_tags(scores, test.tags), metrics.map_images(scores, test.tags)
 
 
 def main() -> None:
