@@ -90,7 +90,7 @@ class JointArgs(cli.JobArgs):
         ignored = [name for name in names if getattr(self, name) != getattr(default, name)]
         if self.protocol == "mirflickr" and ignored:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in ignored)
-            raise UserError(f"{flags}: means nothing with --protocol mirflickr, which has its own")
+            raise UserError(f"{flags}: has no effect with --protocol mirflickr; leave it out")
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -104,6 +104,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
     """The subcommand `joint`."""
     import mmray
     from mmray import storage
+    from mmray.errors import UserError
     from mmray.joint.arithmetic import read_analogies
     from mmray.joint.evaluate import evaluate
     from mmray.joint.protocol import mirflickr_protocol
@@ -136,6 +137,11 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
             measure=args.measure,
             useless=USELESS_TAGS if str(data.manifest.get("source")).split(":")[0] == "toy" else (),
             report=cli.console.print,
+        )
+    if not metrics:
+        raise UserError(
+            f"--measure {' '.join(args.measure)}: nothing of that can be measured on {data.uri}; "
+            "analogies need --analogies FILE, useless tags the toy world, classes labels"
         )
     path = args.json or storage.join(args.out, "joint.json")
     storage.write_json(path, metrics)

@@ -107,7 +107,7 @@ class Tagger:
 
     def tags(
         self,
-        images: Sequence[Image] | None,
+        images: Sequence[Image] | None = None,
         k: int = 10,
         given: Sequence[Sequence[str]] | None = None,
         useless: bool = False,

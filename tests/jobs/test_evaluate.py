@@ -118,9 +118,10 @@ def test_joint_gives_tables_and_json(joint_model, picture_world, tmp_path, capsy
         ({"--model": "nowhere"}, "nowhere: no such model"),
         ({"--analogies": "nowhere"}, "nowhere"),
         ({"--split": "val", "--min-count": "9999"}, "occurs in 9999 or more"),
-        ({"--protocol": "mirflickr", "--limit": "9"}, "--limit: means nothing with --protocol"),
+        ({"--protocol": "mirflickr", "--limit": "9"}, "--limit: has no effect with --protocol"),
         ({"--protocol": "mirflickr"}, "360 labelled pictures, the protocol needs 25000"),
         ({"--dbm": "nowhere"}, "nowhere: no such model"),
+        ({"--measure": "useless"}, "--measure useless: nothing of that can be measured"),
         ({"--baselines": "magic"}, "--baselines magic: expected some of prior, kNN"),
     ],
 )

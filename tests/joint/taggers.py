@@ -33,10 +33,8 @@ def write_tagger(folder: Path, teacher: Path) -> Path:
     features = rng.random((20, backbone["dim"]), np.float32)
     scorer.memory = Memory(scorer.vectors(features, None), rng.random((20, len(TAGS))) < 0.3)
     sizes = {"picture": backbone["dim"], "both": backbone["dim"] + len(TAGS), "tags": len(TAGS)}
-    nothing = np.zeros(len(TAGS), np.float32)
-    scorer.regressions = {
-        kind: Regression(np.zeros((sizes[kind], len(TAGS)), np.float32), nothing) for kind in KINDS
-    }
+    weights = {kind: np.zeros((size + 1, len(TAGS)), np.float32) for kind, size in sizes.items()}
+    scorer.regressions = {kind: Regression(weights[kind][1:], weights[kind][0]) for kind in KINDS}
     scorer.centre = scorer.picture_vectors(features).mean(axis=0)
     scorer.looks = rng.random((len(TAGS), DIM), np.float32)
     save(scorer, str(folder), {})
