@@ -1,4 +1,4 @@
-"""Classes of pictures from the joint vector, and what is taken away from it."""
+"""Pictures with all that is known of them, and what names a class."""
 
 from __future__ import annotations
 
