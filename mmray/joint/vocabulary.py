@@ -3,8 +3,8 @@
 Tags are normalised by `normalise`: Unicode NFKC, case folded, runs of white space and control
 characters become one space, none at the ends; a leading `#` and invisible characters are dropped.
 Accents, hyphens and underscores stay, since they tell words apart (Spanish *papa*, *papá*). Two
-tags that are the same after that are one tag. Plurals and synonyms are left to the model, which learns that they occur
-with the same pictures.
+tags that are the same after that are one tag. Plurals and synonyms are left to the model, which
+learns that they occur with the same pictures.
 
 The vocabulary is made from the training split alone: a tag that only held-out pictures have is
 unknown to the model, as it would be in use.
