@@ -7,7 +7,7 @@ On a laptop, with the toy world, or with pictures that `prepare_images.py` made:
 
 The historic model, as a reference:
 
-    python jobs/train_joint.py --data runs/pictures --arch dbm --lr 3e-3 --out runs/dbm
+    python jobs/train_joint.py --data runs/pictures --arch dbm --lr 1e-2 --epochs 30 --out runs/dbm
 
 On the pixels: a backbone that takes over the first five layers of AlexNet and learns the tags
 comes first (OUT/pixels/model), and sees all pictures (OUT/pictures, the --data of evaluate.py):

@@ -21,7 +21,7 @@ from mmray.joint.scorer import Scorer
 PENALTIES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 REMOVED = (0, 25, 50, 75, 100)
 """Percent of the tags that are taken away."""
-VOTES = (0.0, 1.0)
+VOTES = (0.0, 0.25, 0.5, 1.0)
 """Weights of the nearest pictures' votes that are tried."""
 Method = Callable[[Pictures], np.ndarray]
 Views = Callable[[Pictures], list[np.ndarray]]
@@ -113,7 +113,12 @@ def _model_scores(
         scores[f"classes.{key}{side}_pathway"] = data.regression(views)[1](test)
     for percent in REMOVED:
         left = thinned(test.tags, percent, seed)
-        scores[f"{group}.{percent}"] = probe.scores(test.features, left)
+        told = probe.scores(test.features, left)
+        # Who lost all tags is a picture alone; who never had one to show was like that in training.
+        lost = ~left.any(axis=1) & (test.tags.any(axis=1) | (percent == 100))
+        if lost.any():
+            told[lost] = probe.scores(test.features[lost], None)
+        scores[f"{group}.{percent}"] = told
     return scores
 
 
@@ -152,13 +157,7 @@ class ClassProbe:
         self._fitted: dict[tuple[str, ...], _Fitted] = {}
 
     def scores(self, features: np.ndarray | None, tags: np.ndarray | None) -> np.ndarray:
-        """Scores of the classes, [M, C]; without any tag a picture's are those of the picture."""
-        scores = self._scores(features, tags)
-        if features is not None and tags is not None and len(bare := np.flatnonzero(~tags.any(1))):
-            scores[bare] = self._scores(features[bare], None)
-        return scores
-
-    def _scores(self, features: np.ndarray | None, tags: np.ndarray | None) -> np.ndarray:
+        """Scores of the classes, [M, C], of pictures, tag sets, or both."""
         views = self._views(features, tags)
         key = tuple(views)
         if key not in self._fitted:

@@ -11,10 +11,14 @@ of RBMs, each on the activities of the layer below. The paper's own model differ
 weights in pretraining, then trains all layers together with persistent chains, and infers all of
 them from both their neighbours. Here, as in deepnet, activities go up each pathway once; what is
 missing is inferred between the joint layer and its neighbours, and goes down from there.
+
+One thing is younger: the machines are centred (Montavon & Müller, *Deep Boltzmann Machines and the
+Centering Trick*, 2012). Without it the upper layers learn little but how often units are on.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +46,7 @@ class DbmConfig:
             many (`adaptive_prior` of deepnet, which has 100).
         cd_steps: Gibbs steps of contrastive divergence.
         mean_field_steps: sweeps that infer what is missing.
-        sparsity: how often a hidden unit below the joint layer is to be on, 0 to 1.
+        sparsity: how often a hidden unit below the joint layer is to be on, between 0 and 1.
         sparsity_cost: weight of the penalty on being on more or less often; 0: none.
     """
 
@@ -58,6 +62,11 @@ class DbmConfig:
     sparsity_cost: float = 0.1
 
 
+def log_odds(probability: float) -> float:
+    """What a sigmoid turns into a probability."""
+    return math.log(probability / (1 - probability))
+
+
 class Rbm(nn.Module):
     """A restricted Boltzmann machine with binary hidden units.
 
@@ -65,32 +74,48 @@ class Rbm(nn.Module):
     document, whose words share their weights as in the Replicated Softmax (Salakhutdinov & Hinton,
     NIPS 2009), where the hidden units' biases grow with the document's length.
 
+    Weights act on how far units are from their usual activity, which the biases stand for.
+
     Args:
         visible: kind of the visible units.
         num_visible: visible units, or the vocabulary's size.
         num_hidden: hidden units.
         words: in the documents that the machine makes.
+        visible_usual: how often a binary visible unit is on; of others, 0.
+        hidden_usual: how often a hidden unit is on.
     """
 
-    def __init__(self, visible: Visible, num_visible: int, num_hidden: int, words: int = 0) -> None:
+    def __init__(
+        self,
+        visible: Visible,
+        num_visible: int,
+        num_hidden: int,
+        words: int = 0,
+        visible_usual: float = 0.0,
+        hidden_usual: float = 0.5,
+    ) -> None:
         super().__init__()
         self.visible, self.words = visible, words
+        self.visible_usual, self.hidden_usual = visible_usual, hidden_usual
         # Inputs of about 1: a document's norm is at most its length.
         scale = 1 / words if words else max(num_visible, num_hidden) ** -0.5
         self.weight = nn.Parameter(torch.randn(num_visible, num_hidden) * scale)
-        self.visible_bias = nn.Parameter(torch.zeros(num_visible))
-        self.hidden_bias = nn.Parameter(torch.zeros(num_hidden))
+        visible_bias = log_odds(visible_usual) if visible == "binary" else 0.0
+        # A document's hidden biases count once for each of its words.
+        hidden_bias = log_odds(hidden_usual) / max(words, 1)
+        self.visible_bias = nn.Parameter(torch.full((num_visible,), visible_bias))
+        self.hidden_bias = nn.Parameter(torch.full((num_hidden,), hidden_bias))
 
     def hidden_logits(self, visible: Tensor) -> Tensor:
         """The log odds that each hidden unit is on: [B, V] -> [B, H]."""
-        return self._with_bias(visible, visible @ self.weight)
+        return self._with_bias(visible, (visible - self.visible_usual) @ self.weight)
 
     def visible_logits(self, hidden: Tensor) -> Tensor:
         """The visible units' means, log odds, or words' log probabilities plus a constant.
 
         [B, H] -> [B, V].
         """
-        return self.visible_bias + hidden @ self.weight.T
+        return self.visible_bias + (hidden - self.hidden_usual) @ self.weight.T
 
     def visible_mean(self, hidden: Tensor) -> Tensor:
         """The mean of the visible units given the hidden: [B, H] -> [B, V]."""
@@ -104,11 +129,12 @@ class Rbm(nn.Module):
 
         Of words, it is that of one order of theirs.
         """
+        logits = self.hidden_logits(visible)
         if self.visible == "gaussian":
             energy = 0.5 * (visible - self.visible_bias).square().sum(-1)
         else:
-            energy = -(visible @ self.visible_bias)
-        return energy - F.softplus(self.hidden_logits(visible)).sum(-1)
+            energy = -((visible - self.visible_usual) @ self.visible_bias)
+        return energy - (F.softplus(logits) - self.hidden_usual * logits).sum(-1)
 
     def divergence(self, data: Tensor, steps: int) -> Tensor:
         """What has the gradient of contrastive divergence (Hinton, 2002): [B, V] -> [B].
@@ -128,7 +154,7 @@ class Rbm(nn.Module):
         Only the biases have a gradient, as in Lee et al. (NIPS 2007): the mean activity less its
         target. It is a mean over examples, and no example's own activity is pulled to the target.
         """
-        fixed = (data @ self.weight).detach()
+        fixed = ((data - self.visible_usual) @ self.weight).detach()
         logits = self._with_bias(data, fixed)
         return (F.softplus(logits) - target * logits).sum(-1)
 
@@ -153,11 +179,12 @@ class Dbm(nn.Module):
     def __init__(self, config: DbmConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.picture1 = Rbm("gaussian", c.feature_dim, c.picture_hidden)
-        self.picture2 = Rbm("binary", c.picture_hidden, c.picture_hidden)
-        self.text1 = Rbm("words", c.num_tags, c.text_hidden, c.words)
-        self.text2 = Rbm("binary", c.text_hidden, c.text_hidden)
-        self.joint = Rbm("binary", c.picture_hidden + c.text_hidden, c.joint_hidden)
+        often = c.sparsity
+        self.picture1 = Rbm("gaussian", c.feature_dim, c.picture_hidden, 0, 0, often)
+        self.picture2 = Rbm("binary", c.picture_hidden, c.picture_hidden, 0, often, often)
+        self.text1 = Rbm("words", c.num_tags, c.text_hidden, c.words, 0, often)
+        self.text2 = Rbm("binary", c.text_hidden, c.text_hidden, 0, often, often)
+        self.joint = Rbm("binary", c.picture_hidden + c.text_hidden, c.joint_hidden, 0, often)
         self.register_buffer("mean", torch.zeros(c.feature_dim))
         self.register_buffer("std", torch.ones(c.feature_dim))
 

@@ -20,7 +20,7 @@ from mmray.joint.classes import (
 from mmray.joint.evaluate import read_splits
 from mmray.joint.metrics import class_map
 from mmray.joint.predict import Tagger
-from mmray.joint.probes import Pictures, thinned
+from mmray.joint.probes import Pictures
 from mmray.pipeline.dataset import Dataset
 
 
@@ -77,8 +77,6 @@ def test_one_probe_serves_pictures_with_and_without_tags(joint_model: str) -> No
         scores = probe.scores(*args)
         assert scores.shape == (80, 2)
         assert class_map(scores, truth[160:]) > 0.8
-    bare = probe.scores(test.features, thinned(test.tags, 100, 0))
-    np.testing.assert_array_equal(bare, probe.scores(test.features, None))
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +94,8 @@ def test_tags_that_name_a_class_are_hidden_unless_asked_for(
     assert shown["classes.image_baseline"] == hidden["classes.image_baseline"]
     assert {f"missing.{who}{p}" for who in ("", "linear.") for p in REMOVED} <= set(shown)
     assert shown["missing.linear.0"] == shown["classes.concat_baseline"]
+    assert shown["missing.0"] == shown["classes.both"]
+    assert shown["missing.100"] == shown["classes.image"]
 
 
 def test_pictures_without_labels_have_no_classes(tagger: Tagger, picture_world: str) -> None:

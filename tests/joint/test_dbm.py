@@ -79,7 +79,8 @@ def accuracy(train: Tensor, labels: Tensor, test: Tensor, answers: Tensor) -> fl
 
 def odd_rbm(visible: Visible) -> Rbm:
     torch.manual_seed(0)
-    rbm = Rbm(visible, 4, 3, words=3).double()
+    usual = 0.3 if visible == "binary" else 0.0
+    rbm = Rbm(visible, 4, 3, words=3, visible_usual=usual, hidden_usual=0.2).double()
     with torch.no_grad():
         for parameter in rbm.parameters():
             parameter.normal_()
@@ -90,13 +91,14 @@ def energies(rbm: Rbm, visible: Tensor) -> Tensor:
     """Energy of one state of the visible units with each of the hidden, from the definition."""
     values = []
     for states in itertools.product([0.0, 1.0], repeat=3):
-        hidden = torch.tensor(states).double()
+        hidden = torch.tensor(states).double() - rbm.hidden_usual
+        seen = visible - rbm.visible_usual
         bias = rbm.hidden_bias * (visible.sum() if rbm.visible == "words" else 1)
-        energy = -(visible @ rbm.weight @ hidden) - bias @ hidden
+        energy = -(seen @ rbm.weight @ hidden) - bias @ hidden
         if rbm.visible == "gaussian":
             energy = energy + 0.5 * ((visible - rbm.visible_bias) ** 2).sum()
         else:
-            energy = energy - rbm.visible_bias @ visible
+            energy = energy - rbm.visible_bias @ seen
         values.append(energy)
     return torch.stack(values)
 
@@ -124,7 +126,7 @@ def test_words_given_hidden_units() -> None:
     hidden = torch.tensor([1.0, 0, 1]).double()
     documents = list(itertools.product(range(4), repeat=3))
     counts = torch.stack([torch.bincount(torch.tensor(d), minlength=4) for d in documents]).double()
-    energy = -(counts @ rbm.weight @ hidden) - counts @ rbm.visible_bias
+    energy = -(counts @ rbm.weight @ (hidden - rbm.hidden_usual)) - counts @ rbm.visible_bias
     expected = (-energy).softmax(0) @ counts
     torch.testing.assert_close(rbm.visible_mean(hidden[None])[0], expected)
 
@@ -138,7 +140,8 @@ def test_gradient_is_that_of_contrastive_divergence() -> None:
     with torch.no_grad():
         up = rbm.hidden_logits(data).sigmoid()
         model = rbm.visible_mean(torch.bernoulli(up))
-        expected = model.T @ rbm.hidden_logits(model).sigmoid() - data.T @ up
+        far = [(v - 0.3, rbm.hidden_logits(v).sigmoid() - 0.2) for v in (model, data)]
+        expected = far[0][0].T @ far[0][1] - far[1][0].T @ far[1][1]
     torch.testing.assert_close(rbm.weight.grad, expected)
 
 
