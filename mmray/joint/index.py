@@ -366,7 +366,10 @@ def _id_column(ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> pa.LargeStrin
 def _read_info(uri: str | Path) -> IndexInfo:
     path = storage.join(uri, INFO_FILE)
     if not storage.exists(path):
-        raise UserError(f"{uri}: is not an index (no {INFO_FILE}); Index.save writes one")
+        raise UserError(
+            f"{uri}: is not an index (no {INFO_FILE}); expected the folder "
+            "OUT/index that `python jobs/predict.py tags --index` writes"
+        )
     known = storage.read_json(path)
     try:
         info = IndexInfo(**known)

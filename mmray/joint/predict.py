@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mmray import storage
-from mmray.errors import UserError
+from mmray.errors import MediaError, UserError
 from mmray.joint import finish
 from mmray.joint.index import Index
 from mmray.joint.scorer import Scorer
@@ -280,11 +280,16 @@ class Tagger:
 
 
 def _pixels(image: Image) -> np.ndarray:
+    uri = ""
     if isinstance(image, str | Path):
-        with storage.open_file(str(image)) as f:
+        uri = str(image)
+        with storage.open_file(uri) as f:
             image = f.read()
     if isinstance(image, bytes):
-        return decode_image(image)
+        try:
+            return decode_image(image)
+        except MediaError as e:
+            raise MediaError(e.stage, e.reason, uri) from e
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise UserError(

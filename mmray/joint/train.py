@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 
 from mmray import storage
+from mmray.cli import console
 from mmray.joint.config import JointOptions
 from mmray.joint.data import JointExamples, Statistics, feature_statistics
 from mmray.joint.dbm import DbmConfig
@@ -76,7 +77,9 @@ class JointTraining:
         towers = {}
         if self.options.pretrain_epochs > 0:
             for name, job in self._pretraining(dataset, vocabulary, statistics, sizes).items():
+                console.print(f"first the {name} alone")
                 towers[name] = train(job, overwrite=overwrite).path
+            console.print("now both together")
         return train(self._joint(vocabulary, statistics, sizes, towers), overwrite=overwrite)
 
     def _finetuned(self, overwrite: bool) -> JointTraining:

@@ -116,7 +116,10 @@ class DatasetJob:
             storage.write_json(claim, wanted)
             return None
         storage.remove(storage.join(self.out, ".work"))  # killed after the manifest was written
-        console.print(f"{self.out} is complete; --overwrite makes it again")
+        console.print(
+            f"{self.out} is complete: {counts[self.items]} {self.items}, as they were when it was "
+            "made; --overwrite makes it again"
+        )
         self._check_errors(counts["rows"], counts["errors"])
         return Prepared(self.out, counts["rows"], counts["errors"])
 

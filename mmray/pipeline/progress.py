@@ -81,7 +81,7 @@ class ProgressLine:
         self.errors += errors
         if self._bar:
             self._bar.update(self._task, completed=self.done, rate=self.rate, errors=self.errors)
-        elif time.monotonic() - self._said > LINE_EVERY_S:
+        elif self.done < self.total and time.monotonic() - self._said > LINE_EVERY_S:
             self._said = time.monotonic()
             self._console.print(self.line())
 
