@@ -5,6 +5,7 @@ r"""Measure a trained model on held-out data, beside its baselines: a table, and
     python jobs/evaluate.py joint --model runs/train_joint/model --data runs/pictures
     python jobs/evaluate.py joint --model runs/train_joint/model --data runs/mirflickr \
         --protocol mirflickr
+    python jobs/evaluate.py captioner --model runs/train_captioner/model --data runs/pictures
     ray job submit --working-dir . -- python jobs/evaluate.py soundnet \
         --model models:/mmray-soundnet/1 --data s3://bucket/clips --json s3://bucket/metrics.json
 
@@ -93,11 +94,85 @@ class JointArgs(cli.JobArgs):
             raise UserError(f"{flags}: has no effect with --protocol mirflickr; leave it out")
 
 
+@dataclass(kw_only=True)
+class CaptionerArgs(cli.JobArgs):
+    """Captions beside those of people, of the nearest picture, and of a blind control."""
+
+    model: str
+    """A model folder, or models:/NAME/VERSION."""
+    data: str | None = None
+    """Image dataset to measure on (default: the toy world's)."""
+    split: Literal["val", "test"] = "test"
+    """Which pictures of the dataset."""
+    beam: int = 5
+    """Hypotheses that are followed."""
+    length_penalty: float = 0.7
+    """Of Wu et al. (2016); 0 prefers short captions."""
+    also: tuple[str, ...] = ()
+    """More captioners for the same table, NAME=MODEL each."""
+    json: str | None = None
+    """File for the metrics (default OUT/captioner.json)."""
+    out: str = "runs/evaluate"
+    """Folder (or URI) that the job writes."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def others(self) -> dict[str, str]:
+        """The models of --also by name."""
+        from mmray.errors import UserError
+
+        pairs = [text.partition("=") for text in self.also]
+        if bad := [
+            name + sign for name, sign, where in pairs if not (name.isidentifier() and where)
+        ]:
+            raise UserError(f"--also {bad[0]}: expected NAME=MODEL, with a NAME of letters")
+        return {name: where for name, _, where in pairs}
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Parse flags, measure, return the metrics."""
-    subcommands = {"soundnet": SoundnetArgs, "joint": JointArgs}
+    subcommands = {"soundnet": SoundnetArgs, "joint": JointArgs, "captioner": CaptionerArgs}
     args = cli.parse_subcommand(subcommands, argv, __doc__)
+    if isinstance(args, CaptionerArgs):
+        return evaluate_captioner(args)
     return evaluate_joint(args) if isinstance(args, JointArgs) else evaluate_soundnet(args)
+
+
+def evaluate_captioner(args: CaptionerArgs) -> dict[str, float]:
+    """The subcommand `captioner`."""
+    import mmray
+    from mmray import storage
+    from mmray.captioner.evaluate import caption_table, evaluate
+    from mmray.captioner.meteor import why_not
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.images import toy_images
+
+    others = args.others()
+    if args.data is None:
+        mmray.init(local_mode=args.local, address=args.address)
+    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    metrics = evaluate(
+        _load(args.model, "captioner", args.device),
+        data,
+        args.split,
+        beam=args.beam,
+        length_penalty=args.length_penalty,
+        limit=args.limit,
+        seed=args.seed,
+        others={name: _load(where, "captioner", args.device) for name, where in others.items()},
+        report=cli.console.print,
+    )
+    path = args.json or storage.join(args.out, "captioner.json")
+    storage.write_json(path, metrics)
+    if reason := why_not():
+        cli.console.print(f"no METEOR: {reason}")
+    cli.console.print(caption_table(metrics))
+    cli.console.print(
+        f"{metrics['words']:.0f} different words, {metrics['length']:.1f} a caption, "
+        f"{metrics['novel']:.0%} of the captions new"
+    )
+    cli.console.print(f"metrics: {path}")
+    return metrics
 
 
 def evaluate_joint(args: JointArgs) -> dict[str, float]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 KINDS = {
     "soundnet": "mmray.soundnet.predict:SoundNet",
     "joint": "mmray.joint.predict:Tagger",
+    "captioner": "mmray.captioner.predict:Captioner",
 }
 
 

@@ -10,11 +10,7 @@ import numpy as np
 import torch
 
 from mmray.joint.vocabulary import Vocabulary, every_other
-from mmray.pipeline.dataset import Dataset
 from mmray.training.loader import Batch, Row
-
-STATISTICS_ROWS = 200_000
-SMALLEST_STD = 1e-2
 
 
 @dataclass(frozen=True)
@@ -105,27 +101,3 @@ class Sample:
     def columns(self) -> tuple[list[Any], ...]:
         """The values of the rows that were kept, one list for each column."""
         return tuple(map(list, zip(*self._rows, strict=True)))
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and deviation of each feature, float32 [D], over pictures with tags or without."""
-
-    mean: np.ndarray = field(repr=False)
-    std: np.ndarray = field(repr=False)
-
-
-def feature_statistics(dataset: Dataset, limit: int | None = None) -> Statistics:
-    """Statistics of the first training pictures, 200,000 or `limit` of them, streamed."""
-    from mmray.pipeline.dataset import tensor
-
-    count, total, squares = 0, np.zeros(0), np.zeros(0)
-    for table in dataset.batches(["features"], 1024, split="train", limit=limit or STATISTICS_ROWS):
-        values = tensor(table["features"]).astype(np.float64)
-        count += len(values)
-        total = values.sum(0) + (total if total.size else 0)
-        squares = (values**2).sum(0) + (squares if squares.size else 0)
-    mean = total / max(count, 1)
-    variance = np.maximum(squares / max(count, 1) - mean**2, 0)
-    std = np.maximum(np.sqrt(variance), SMALLEST_STD)
-    return Statistics(mean.astype(np.float32), std.astype(np.float32))

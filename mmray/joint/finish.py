@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.joint.data import Sample, Statistics
+from mmray.joint.data import Sample
 from mmray.joint.dbm import Dbm, DbmConfig
 from mmray.joint.historic import DbmScorer
 from mmray.joint.memory import Memory
@@ -26,6 +26,8 @@ from mmray.joint.vocabulary import Vocabulary, every_other, presence
 from mmray.models import read_config
 from mmray.pipeline.dataset import Dataset, tensor
 from mmray.pipeline.images import backbone_of
+from mmray.pipeline.statistics import Statistics
+from mmray.teachers.stored import find_nets, keep_nets
 
 KIND = "joint"
 FORMAT_VERSION = 2
@@ -179,7 +181,7 @@ def save(scorer: Scorer, where: str, training: dict[str, Any]) -> None:
         "format_version": FORMAT_VERSION,
         "arch": scorer.arch,
         "sizes": asdict(scorer.model.config),
-        "backbone": _keep_nets(scorer.backbone, where),
+        "backbone": keep_nets(scorer.backbone, where),
         "tags_sha256": _sha256(scorer.vocabulary),
         "calibration": scorer.calibration,
         "training": training,
@@ -216,7 +218,7 @@ def load(where: str) -> Scorer:
         model.load_state_dict(tensors)
         memory = Memory.from_tensors(kept, len(vocabulary))
         found = _regressions(kept)
-        backbone = _find_nets(config["backbone"], where)
+        backbone = find_nets(config["backbone"], where)
         visual = np.asarray(record["visual"], np.float32)
         if not len(vocabulary) == model.config.num_tags == len(visual):
             raise ValueError("tags.json names another number of tags than the net has")
@@ -266,31 +268,6 @@ def _new(arch: str, sizes: dict[str, Any]) -> tuple[JointModel | Dbm, type[Score
     if arch != Scorer.arch:
         raise ValueError(f"arch is {arch!r}, expected {Scorer.arch!r} or {DbmScorer.arch!r}")
     return JointModel(JointConfig(**sizes)), Scorer
-
-
-def _keep_nets(backbone: dict[str, Any], where: str) -> dict[str, Any]:
-    """Copy a backbone's own small nets into the folder, which then needs nothing beside it."""
-    nets = []
-    for i, spec in enumerate(backbone["nets"]):
-        if spec.startswith("mmray:"):
-            source = spec.removeprefix("mmray:")
-            for name in ("config.json", "model.safetensors"):
-                with storage.open_file(storage.join(source, name)) as f:
-                    storage.write_bytes(storage.join(where, f"backbone-{i}", name), f.read())
-            spec = f"mmray:backbone-{i}"
-        nets.append(spec)
-    return {**backbone, "nets": nets}
-
-
-def _find_nets(backbone: dict[str, Any], where: str) -> dict[str, Any]:
-    inside = "mmray:backbone-"
-    nets = [
-        f"mmray:{storage.join(where, spec.removeprefix('mmray:'))}"
-        if spec.startswith(inside)
-        else spec
-        for spec in backbone["nets"]
-    ]
-    return {**backbone, "nets": nets}
 
 
 def _card(scorer: Scorer, training: dict[str, Any]) -> str:

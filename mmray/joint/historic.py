@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.joint.data import Statistics
 from mmray.joint.dbm import Dbm, DbmConfig
 from mmray.joint.scorer import BATCH, Scorer, logit
 from mmray.joint.task import average_precision
 from mmray.joint.vocabulary import Vocabulary
+from mmray.pipeline.statistics import Statistics
 from mmray.training.loader import Batch
 
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.joint.data import Statistics
+from mmray.pipeline.statistics import Statistics
 
 LARGEST_Z = 6.0
 """Standardised features beyond are cut: the deviation of some is that of a few outliers."""

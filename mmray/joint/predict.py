@@ -10,24 +10,21 @@ tagger.neighbours("dog"), tagger.analogy("red", "rojo", "blue")
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from mmray import storage
-from mmray.errors import MediaError, UserError
+from mmray.errors import UserError
 from mmray.joint import finish
 from mmray.joint.index import Index
 from mmray.joint.scorer import Scorer
 from mmray.joint.vocabulary import Vocabulary, presence
-from mmray.media.image import decode_image
+from mmray.media.picture import Image, read_pictures
 from mmray.models import choose_device
 from mmray.teachers.backbone import Backbone
+from mmray.teachers.stored import load_backbone
 
 TAG_WEIGHT = 0.75
 """Weight of a tag beside the weight 1 of a picture, in sums of both (chosen on val)."""
-Image = np.ndarray | bytes | str | Path
-"""Pixels uint8 [height, width, 3], the bytes of a picture file, or its path."""
 
 
 class Tagger:
@@ -84,14 +81,7 @@ class Tagger:
     def backbone(self) -> Backbone:
         """The frozen nets that see the pictures, loaded when they are first wanted."""
         if self._nets is None:
-            made_by = self.scorer.backbone
-            self._nets = Backbone(made_by["nets"], made_by["fit"], self._device, self._threads)
-            found = [self._nets[spec].weights_sha256 for spec in made_by["nets"]]
-            if found != made_by["weights_sha256"]:
-                raise UserError(
-                    f"{', '.join(made_by['nets'])}: has other weights than the net that this "
-                    "model was trained on; prepare the pictures and train again"
-                )
+            self._nets = load_backbone(self.scorer.backbone, self._device, self._threads)
         return self._nets
 
     def features(self, images: Sequence[Image]) -> np.ndarray:
@@ -101,9 +91,7 @@ class Tagger:
             MediaError: a picture cannot be decoded.
             UserError: something is no picture.
         """
-        if isinstance(images, str | bytes | Path):
-            raise UserError("images: expected a list of pictures, as in [picture]")
-        return self.backbone([_pixels(image) for image in images])
+        return self.backbone(read_pictures(images))
 
     def tags(
         self,
@@ -277,23 +265,3 @@ class Tagger:
         cosines = self.scorer.tag_directions @ (vector / max(np.linalg.norm(vector), 1e-6))
         ranked = [j for j in np.argsort(-cosines, kind="stable") if j not in without]
         return [(self.vocabulary.tags[j], float(cosines[j])) for j in ranked[:k]]
-
-
-def _pixels(image: Image) -> np.ndarray:
-    uri = ""
-    if isinstance(image, str | Path):
-        uri = str(image)
-        with storage.open_file(uri) as f:
-            image = f.read()
-    if isinstance(image, bytes):
-        try:
-            return decode_image(image)
-        except MediaError as e:
-            raise MediaError(e.stage, e.reason, uri) from e
-    pixels = np.asarray(image)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise UserError(
-            f"a picture is {pixels.dtype} {list(pixels.shape)}, expected uint8 [height, width, 3], "
-            "the bytes of a picture file, or its path"
-        )
-    return pixels

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.joint.data import Statistics
 from mmray.joint.model import JointConfig, PictureTower, TagTower
 from mmray.joint.vocabulary import Vocabulary
 from mmray.models import read_config
+from mmray.pipeline.statistics import Statistics
 from mmray.training.loader import Batch
 
 KINDS = {"pictures": "joint-pictures", "tags": "joint-tags"}

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmray.joint.data import Statistics
 from mmray.joint.memory import Memory
 from mmray.joint.regression import Kind, Regression, inputs_of
 from mmray.joint.vocabulary import Vocabulary
+from mmray.pipeline.statistics import Statistics
 
 BATCH = 1024
 EPSILON = 1e-4

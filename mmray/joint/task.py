@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from mmray.joint.config import LossWeights
-from mmray.joint.data import Statistics
 from mmray.joint.losses import contrastive_loss, tag_loss
 from mmray.joint.model import JointConfig, JointModel
 from mmray.joint.pretrain import KINDS, load_tower
 from mmray.joint.vocabulary import Vocabulary
+from mmray.pipeline.statistics import Statistics
 from mmray.training.loader import Batch
 
 

@@ -11,7 +11,7 @@ import scipy.sparse
 from mmray import storage
 from mmray.cli import console
 from mmray.joint.config import JointOptions
-from mmray.joint.data import JointExamples, Statistics, feature_statistics
+from mmray.joint.data import JointExamples
 from mmray.joint.dbm import DbmConfig
 from mmray.joint.finetune import finetuned
 from mmray.joint.historic import DbmTask
@@ -21,6 +21,7 @@ from mmray.joint.task import JointTask
 from mmray.joint.vocabulary import Vocabulary, build_vocabulary
 from mmray.pipeline.dataset import Dataset
 from mmray.pipeline.images import backbone_of
+from mmray.pipeline.statistics import Statistics, feature_statistics
 from mmray.training.config import TrainConfig
 from mmray.training.train import Job, Trained, train
 

@@ -33,6 +33,7 @@ class ImageOptions:
     objects: str
     fit: Fit = "pad"
     limit: int | None = None
+    grid: bool = False
 
     def check(self) -> None:
         """Raise a `UserError` that names the flag when a value cannot work."""
@@ -107,8 +108,10 @@ def image_job(options: ImageOptions, out: str, max_error_ratio: float = 0.2) -> 
     options.check()
     nets = {"objects": describe_teacher(options.objects)}
     for i, spec in enumerate(options.backbone):
-        nets[f"features_{i}"] = describe_teacher(spec)
+        nets[f"features_{i}"] = describe_teacher(spec, grid=options.grid and i == 0)
     described = asdict(options) | {"backbone": list(options.backbone)}
+    if not options.grid:  # datasets from before there were grids go on, and stay equal
+        del described["grid"]
     return DatasetJob(
         *(out, "images", described, nets, "pictures", "rows", max_error_ratio), max_shard=SHARD
     )
@@ -122,12 +125,12 @@ def picture_pools(job: DatasetJob, options: ImageOptions, workers: Workers) -> l
     size = max(net["size"] for name, net in job.nets.items() if name.startswith("features"))
     columns = (
         *("id", "uri", "split", "width", "height", "tags", "captions", "labels"),
-        *("features", "objects", "thumbnail"),
+        *("features", *(["grid"] if options.grid else []), "objects", "thumbnail"),
     )
     write = shards.WriteShard(job.out, columns, job.errors, row_group_size=ROW_GROUP)
     return decode_and_ask(
         [shards.ReadShard(job.part_list), DecodePictures(size, options.fit, workers.timeout_s)],
-        [DescribePictures(options.backbone, options.objects, size), write],
+        [DescribePictures(options.backbone, options.objects, size, grid=options.grid), write],
         decoders=workers.decoders,
         nets=workers.nets,
     )
@@ -160,6 +163,15 @@ def backbone_of(dataset: Dataset) -> dict[str, Any]:
     options, nets = dataset.manifest["options"], dataset.manifest["teachers"]
     described = [nets[f"features_{i}"] for i in range(len(options["backbone"]))]
     return describe_backbone(options["backbone"], options["fit"], described)
+
+
+def grid_of(dataset: Dataset) -> tuple[int, int, int] | None:
+    """Rows, columns and channels of a dataset's column `grid`; None where it has none."""
+    shape = dataset.manifest["teachers"]["features_0"].get("grid")
+    if shape is None:
+        return None
+    height, width, channels = shape
+    return height, width, channels
 
 
 def toy_images(out: str = DEFAULT_OUT, source: str = "toy", seed: int = 0) -> str:

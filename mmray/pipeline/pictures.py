@@ -92,12 +92,14 @@ class DescribePictures:
         objects: spec of the net of objects.
         size: width and height of the pixels.
         threads: CPU threads of each net.
+        grid: keep the grid of the backbone's first net too.
     """
 
     nets: Sequence[str]
     objects: str
     size: int
     threads: int = 1
+    grid: bool = False
 
     def setup(self) -> None:
         """Load the nets."""
@@ -114,21 +116,35 @@ class DescribePictures:
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Replace `pixels` by `features` float16 [D] and `objects` float16 [K]."""
+        """Replace `pixels` by float16 `features` [D], `objects` [K], and if so `grid` [h, w, C]."""
         good = np.flatnonzero(~np.array(failed(rows), dtype=bool))
         squares = squares_of(rows, good, self.size)
-        vectors, answers = self._backbone.describe(squares)
+        columns: dict[str, np.ndarray] = {}
+        if self.grid:
+            columns["features"], answers, columns["grid"] = self._backbone.describe_with_grids(
+                squares
+            )
+        else:
+            columns["features"], answers = self._backbone.describe(squares)
+        finite = np.all([_finite(values) for values in columns.values()], axis=0)
         posteriors = answers.get(self.objects)
         if posteriors is None:
             posteriors = self._objects(squares)
+        columns["objects"] = posteriors
         table = rows.drop_columns(["pixels"])
         errors = Errors(rows.num_rows)
-        for i in good[~np.isfinite(vectors).all(axis=1)].tolist():
+        for i in good[~finite].tolist():
             errors.add(i, MediaError("teacher", "the nets make no numbers of this picture"))
         table = with_columns(table, errors.columns())
-        for name, values in (("features", vectors), ("objects", posteriors)):
-            column = np.zeros((rows.num_rows, values.shape[1]), np.float16)
+        for name, values in columns.items():
+            column = np.zeros((rows.num_rows, *values.shape[1:]), np.float16)
             # Beyond what float16 holds: a net gone wild must not put infinities into a dataset.
             column[good] = np.clip(values, -65504, 65504)
             table = table.append_column(name, tensor_column(column, column.shape[1:], "float16"))
         return table
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Of which rows all values are numbers: bool [rows]."""
+    finite: np.ndarray = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    return finite

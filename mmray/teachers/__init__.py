@@ -11,7 +11,7 @@ Files:
 
     teacher.py      load_teacher, describe_teacher: what everything else calls
     recipes.py      a spec -> which file holds the weights and how the net is built
-    nets.py         the nets in torch: pixels in, probabilities and features out
+    nets.py         the nets in torch: pixels in, probabilities, features and grid out
     alexnet.py      the layout of one of our own nets, and layers from a trained one
     checkpoints.py  reading checkpoints that others wrote
     runtimes.py     running a net: ONNX Runtime on the CPU (exported once, cached), torch on the GPU

@@ -24,6 +24,8 @@ class Backbone:
         size: side of the squares in pixels: that of the net that wants the largest.
         dim: length of the vectors.
 
+    Where there are several nets, the grid is that of the first.
+
     Raises:
         UserError: as `load_teacher`.
     """
@@ -55,13 +57,53 @@ class Backbone:
         Returns:
             float32 [N, dim], and probabilities float32 [N, K] of each net.
         """
+        squares = self._squares(images)
+        return _joined({spec: net.describe(squares) for spec, net in self._nets.items()})
+
+    def grids(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """What the first net sees where: its last map before it is pooled.
+
+        Args:
+            images: uint8 [H, W, 3] each, RGB, of any sizes.
+
+        Returns:
+            float32 [N, h, w, C]: rows and columns of the fitted squares, channels.
+
+        Raises:
+            UserError: the first net has no such map.
+        """
+        return self._first.grid(self._squares(images))
+
+    def describe_with_grids(
+        self, images: Sequence[np.ndarray] | np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        """As `describe` and `grids`, with one pass of each net."""
+        squares = self._squares(images)
+        probabilities, vectors, grids = self._first.describe_with_grid(squares)
+        answers = {self._first.spec: (probabilities, vectors)}
+        for spec, net in self._nets.items():
+            if net is not self._first:
+                answers[spec] = net.describe(squares)
+        return *_joined(answers), grids
+
+    @property
+    def _first(self) -> Teacher:
+        return next(iter(self._nets.values()))
+
+    def _squares(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
         squares = np.zeros((len(images), self.size, self.size, 3), np.uint8)
         for i, image in enumerate(images):
             fits = image.shape[:2] == (self.size, self.size)
             squares[i] = image if fits else square(image, self.size, self.fit)
-        answers = {spec: net.describe(squares) for spec, net in self._nets.items()}
-        features = np.concatenate([vector for _, vector in answers.values()], axis=1)
-        return features, {spec: probabilities for spec, (probabilities, _) in answers.items()}
+        return squares
+
+
+def _joined(
+    answers: dict[str, tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The nets' vectors as one, and their probabilities by spec."""
+    features = np.concatenate([vectors for _, vectors in answers.values()], axis=1)
+    return features, {spec: probabilities for spec, (probabilities, _) in answers.items()}
 
 
 def describe_backbone(

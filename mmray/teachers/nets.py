@@ -35,6 +35,10 @@ class PictureNet(nn.Module):
         std: deviation of each colour, in pixel values.
         taps: modules of the body whose maps make the output `depths`; default: the last of each
             size of map, from an eighth of the picture's size down.
+
+    Attributes:
+        info: what is known of it without running it.
+        grid_tap: the module of the body that gives the grid; None where `info.grid` is None.
     """
 
     mean: Tensor
@@ -54,10 +58,14 @@ class PictureNet(nn.Module):
     ) -> None:
         super().__init__()
         self.body, self.head = body, head
-        maps = _maps(body, size)
+        maps, self.grid_tap = _maps(body, size)
         self.taps = list(taps) if taps is not None else _deepest_by_size(maps, size)
         depths_dim = sum(2 * maps[tap].shape[1] for tap in self.taps)
-        self.info = NetInfo(name, classes, size, head.in_features, depths_dim)
+        grid = None
+        if self.grid_tap is not None:
+            channels, height, width = maps[self.grid_tap].shape[1:]
+            grid = (height, width, channels)
+        self.info = NetInfo(name, classes, size, head.in_features, depths_dim, grid)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -65,21 +73,32 @@ class PictureNet(nn.Module):
         """uint8 [N, S, S, 3] -> float32 [N, 3, S, S] (channels last in memory)."""
         return (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What a picture shows, and two descriptions of it.
+    def forward(self, images: Tensor, grid: bool = False) -> tuple[Tensor, ...]:
+        """What a picture shows, and descriptions of it.
 
         Args:
             images: pixels uint8 [N, S, S, 3].
+            grid: give the grid too; only for a net that has one.
 
         Returns:
             Probabilities float32 [N, K]; features float32 [N, D], the input of the head; depths
-            float32 [N, P], mean and maximum over the picture of maps from several depths.
+            float32 [N, P], mean and maximum over the picture of maps from several depths; and
+            where asked the grid, float32 [N, h, w, C], the last map before the body pools it.
         """
         maps: list[Tensor] = []
+        last: dict[str, Tensor] = {}
         handles = [
             self.body.get_submodule(tap).register_forward_hook(lambda *args: maps.append(args[2]))
             for tap in self.taps
         ]
+        if grid:
+            assert self.grid_tap is not None, f"{self.info.name} has no grid"
+            # A module may run several times in one pass: its last result stays.
+            handles.append(
+                self.body.get_submodule(self.grid_tap).register_forward_hook(
+                    lambda *args: last.update(grid=args[2])
+                )
+            )
         features = self.body(self.normalise(images)).float()
         for handle in handles:
             handle.remove()
@@ -88,18 +107,31 @@ class PictureNet(nn.Module):
         depths = torch.cat(pooled, dim=1) if pooled else features[:, :0]
         # The head works in float32 even under autocast: small probabilities need the digits.
         with torch.autocast(images.device.type, enabled=False):
-            return self.head(features).softmax(dim=-1), features, depths
+            answers = self.head(features).softmax(dim=-1), features, depths
+        return (*answers, last["grid"].permute(0, 2, 3, 1).float()) if grid else answers
 
 
 @torch.no_grad()
-def _maps(body: nn.Module, size: int) -> dict[str, Tensor]:
-    """The map [1, C, h, w] that each module of a body gives, in the order in which they run."""
+def _maps(body: nn.Module, size: int) -> tuple[dict[str, Tensor], str | None]:
+    """The map [1, C, h, w] that each module of a body gives, in the order in which they run.
+
+    Returns:
+        The maps by module; and the module that gives the last one of more than one place, None
+        where a sequence of tokens follows: the map was then only cut into patches.
+    """
     maps: dict[str, Tensor] = {}
+    last: str | None = None
 
     def note(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, given: Any, result: Any) -> None:
-            if isinstance(result, Tensor) and result.dim() == 4:
+            nonlocal last
+            if not isinstance(result, Tensor):
+                return
+            if result.dim() == 4:
                 maps[name] = result
+                last = name if result.shape[2] > 1 else last
+            elif result.dim() == 3:
+                last = None
 
         return hook
 
@@ -109,7 +141,7 @@ def _maps(body: nn.Module, size: int) -> dict[str, Tensor]:
     body.train(training)
     for handle in handles:
         handle.remove()
-    return maps
+    return maps, last
 
 
 def _deepest_by_size(maps: dict[str, Tensor], size: int) -> list[str]:

@@ -29,7 +29,7 @@ PLACES365_NAMES = "categories_places365.txt"
 TEACHER_KIND = "teacher"
 FORMAT_VERSION = 1
 # Goes into the key of the cached graphs: raise it when what is exported changes.
-_EXPORT_VERSION = 2
+_EXPORT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class NetInfo:
         size: side of the square pictures it takes, in pixels.
         feature_dim: length D of the feature vectors.
         depths_dim: length P of the vectors pooled from several depths.
+        grid: shape (h, w, C) of the last map before the net pools it; None without such a map.
     """
 
     name: str
@@ -49,6 +50,7 @@ class NetInfo:
     size: int
     feature_dim: int
     depths_dim: int
+    grid: tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,20 @@ def recipe_of(spec: str) -> Recipe:
     if family == "mmray" and rest:
         return _mmray(spec, rest)
     raise UserError(f"teacher {spec!r} has no known form; expected {FORMS}")
+
+
+def grid_shape(spec: str, info: NetInfo) -> tuple[int, int, int]:
+    """Rows, columns and channels of a net's grid.
+
+    Raises:
+        UserError: the net has none.
+    """
+    if info.grid is None:
+        raise UserError(
+            f"--grid: the net {spec} has no convolutional map before its features; leave the flag "
+            "out, or choose a convolutional net, for example efficientnet_lite0"
+        )
+    return info.grid
 
 
 def absolute_spec(spec: str) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mmray.teachers.nets import PictureNet
 
 OUTPUTS = ("probabilities", "features", "depths")
+GRID = "grid"
+"""An output of its own graph, so that a net costs no more where nobody wants its grid."""
 # Protocol buffers, which ONNX files are, cannot hold more.
 _MAX_ONNX_BYTES = 2**31 - 2**20
 # torch's exporter keeps global state.
@@ -36,14 +38,14 @@ class Runtime(Protocol):
     """A net that is ready to run."""
 
     def run(self, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
-        """uint8 [N, S, S, 3] -> the outputs asked for (of `OUTPUTS`), float32 [N, ...]."""
+        """uint8 [N, S, S, 3] -> the outputs asked for (of `OUTPUTS`, `GRID`), float32 [N, ...]."""
 
 
 class OnnxRuntime:
     """A net in ONNX Runtime on the CPU.
 
     Args:
-        path: of the graph that `exported` wrote.
+        path: of the graph that `exported` wrote, with the grid where that is asked for.
         threads: CPU threads it may use.
     """
 
@@ -90,14 +92,15 @@ class TorchRuntime:
         import torch
 
         kind, reduced = self._device.type, self._dtype != torch.float32
+        grid = GRID in outputs
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
         with torch.inference_mode(), torch.autocast(kind, self._dtype, enabled=reduced):
-            results = dict(zip(OUTPUTS, self._net(pixels), strict=True))
+            results = dict(zip(_outputs(grid), self._net(pixels, grid), strict=True))
         return [results[name].cpu().numpy() for name in outputs]
 
 
-def exported(recipe: Recipe) -> tuple[Path, NetInfo]:
-    """The cached ONNX graph of a teacher, exported when it is missing.
+def exported(recipe: Recipe, grid: bool = False) -> tuple[Path, NetInfo]:
+    """The cached ONNX graph of a teacher (the one with its grid), exported when it is missing.
 
     Any number of workers may ask at the same time: each writes a file of its own, and the last
     rename wins with the same content.
@@ -105,13 +108,13 @@ def exported(recipe: Recipe) -> tuple[Path, NetInfo]:
     Raises:
         UserError: the teacher's files are not what the spec says, or the net is too large.
     """
-    graph, info = _cache_paths(recipe)
+    graph, info = _cache_paths(recipe, grid)
     if not (graph.exists() and info.exists()):
-        export(recipe.build(), graph, info)
+        export(recipe.build(), graph, info, grid)
     return graph, read_info(info)
 
 
-def export(net: PictureNet, graph: Path, info: Path) -> None:
+def export(net: PictureNet, graph: Path, info: Path, grid: bool = False) -> None:
     """Write a net as an ONNX graph, and what is known of it as JSON, each atomically."""
     import torch
 
@@ -123,27 +126,34 @@ def export(net: PictureNet, graph: Path, info: Path) -> None:
         )
     storage.write_json(info, asdict(net.info))
     pixels = torch.zeros(2, net.info.size, net.info.size, 3, dtype=torch.uint8)
+    outputs = _outputs(grid)
     with _export_lock, storage.atomic_path(graph) as path, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # The exporter by tracing: ten times as fast as the one by torch.export, and as exact.
         torch.onnx.export(
             net.eval(),
-            (pixels,),
+            (pixels, grid) if grid else (pixels,),
             str(path),
             dynamo=False,
             opset_version=17,
             input_names=["images"],
-            output_names=list(OUTPUTS),
-            dynamic_axes={name: {0: "batch"} for name in ("images", *OUTPUTS)},
+            output_names=list(outputs),
+            dynamic_axes={name: {0: "batch"} for name in ("images", *outputs)},
         )
 
 
 def read_info(path: Path) -> NetInfo:
     """Read what `export` noted of a net."""
     values: dict[str, Any] = json.loads(path.read_text())
-    return NetInfo(**values)
+    grid = values.pop("grid")
+    return NetInfo(**values, grid=grid and tuple(grid))
 
 
-def _cache_paths(recipe: Recipe) -> tuple[Path, Path]:
+def _outputs(grid: bool) -> tuple[str, ...]:
+    return (*OUTPUTS, GRID) if grid else OUTPUTS
+
+
+def _cache_paths(recipe: Recipe, grid: bool) -> tuple[Path, Path]:
     folder = storage.cache_dir() / "teachers"
-    return folder / f"{recipe.key}.onnx", folder / f"{recipe.key}.json"
+    graph = f"{recipe.key}-grid.onnx" if grid else f"{recipe.key}.onnx"
+    return folder / graph, folder / f"{recipe.key}.json"

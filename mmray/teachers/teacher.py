@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from mmray.errors import UserError
 from mmray.teachers import runtimes
-from mmray.teachers.recipes import NetInfo, Recipe, recipe_of
+from mmray.teachers.recipes import NetInfo, Recipe, grid_shape, recipe_of
 
 # Pictures that go through the net at once; more gain nothing and only take memory.
 _CPU_BATCH, _GPU_BATCH = 64, 256
@@ -34,8 +34,14 @@ class Teacher:
     """
 
     def __init__(
-        self, recipe: Recipe, info: NetInfo, runtime: runtimes.Runtime, device: str
+        self,
+        recipe: Recipe,
+        info: NetInfo,
+        runtime: runtimes.Runtime,
+        device: str,
+        with_grid: Callable[[], runtimes.Runtime] | None = None,
     ) -> None:
+        self._info, self._with_grid = info, with_grid
         self.spec, self.weights_sha256 = recipe.spec, recipe.weights_sha256
         self.name, self.classes, self.size = info.name, info.classes, info.size
         self.feature_dim, self.depths_dim = info.feature_dim, info.depths_dim
@@ -73,6 +79,27 @@ class Teacher:
         probabilities, features, depths = self._run(images, runtimes.OUTPUTS)
         return probabilities, np.concatenate([depths, features], axis=1)
 
+    def grid(self, images: np.ndarray) -> np.ndarray:
+        """The last convolutional map, before it is pooled: what the net sees where.
+
+        Args:
+            images: uint8 [N, S, S, 3], RGB.
+
+        Returns:
+            float32 [N, h, w, C]: rows from the top, columns from the left, channels.
+
+        Raises:
+            UserError: the net has no such map.
+        """
+        return self._run(images, [runtimes.GRID])[0]
+
+    def describe_with_grid(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `describe` and `grid`, in one pass."""
+        probabilities, features, depths, grid = self._run(
+            images, (*runtimes.OUTPUTS, runtimes.GRID)
+        )
+        return probabilities, np.concatenate([depths, features], axis=1), grid
+
     def _run(self, images: np.ndarray, outputs: Sequence[str]) -> list[np.ndarray]:
         images = np.asarray(images)
         shape = images.shape
@@ -81,14 +108,20 @@ class Teacher:
                 f"teacher {self.name}: expected square pictures as uint8 [N, S, S, 3], got "
                 f"{images.dtype} {list(shape)}"
             )
-        sizes = (len(self.classes), self.feature_dim, self.depths_dim)
-        widths = dict(zip(runtimes.OUTPUTS, sizes, strict=True))
+        sizes = ((len(self.classes),), (self.feature_dim,), (self.depths_dim,))
+        shapes: dict[str, tuple[int, ...]] = dict(zip(runtimes.OUTPUTS, sizes, strict=True))
+        if runtimes.GRID in outputs:
+            shapes[runtimes.GRID] = grid_shape(self.spec, self._info)
+            if make := self._with_grid:
+                # It stays, and gives everything else too: both would hold the weights twice.
+                self._runtime = make()
+                self._with_grid = None
         batch = _CPU_BATCH if self.device == "cpu" else _GPU_BATCH
         parts = [
             self._runtime.run(_resized(images[i : i + batch], self.size), outputs)
             for i in range(0, len(images), batch)
         ]
-        parts.insert(0, [np.empty((0, widths[name]), np.float32) for name in outputs])
+        parts.insert(0, [np.empty((0, *shapes[name]), np.float32) for name in outputs])
         return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
@@ -111,26 +144,39 @@ def load_teacher(spec: str, device: str = "auto", threads: int = 1) -> Teacher:
     device = _device(device)
     if device == "cpu":
         graph, info = runtimes.exported(recipe)
-        return Teacher(recipe, info, runtimes.OnnxRuntime(graph, threads), device)
+
+        def with_grid() -> runtimes.Runtime:
+            return runtimes.OnnxRuntime(runtimes.exported(recipe, grid=True)[0], threads)
+
+        return Teacher(recipe, info, runtimes.OnnxRuntime(graph, threads), device, with_grid)
     import torch
 
     net = recipe.build()
     return Teacher(recipe, net.info, runtimes.TorchRuntime(net, device, torch.bfloat16), device)
 
 
-def describe_teacher(spec: str) -> dict[str, Any]:
+def describe_teacher(spec: str, grid: bool = False) -> dict[str, Any]:
     """What a dataset's manifest says of a teacher; the net is checked but not started.
 
+    Args:
+        spec: as `load_teacher` takes it.
+        grid: whether the dataset has its grid too.
+
     Returns:
-        `spec`, `name`, `classes`, `size`, `feature_dim`, `depths_dim` and `weights_sha256`.
+        `spec`, `name`, `classes`, `size`, `feature_dim`, `depths_dim` and `weights_sha256`; where
+        asked `grid`, the shape [h, w, C].
 
     Raises:
-        UserError: as `load_teacher`.
+        UserError: as `load_teacher`; or the net has no grid.
     """
     recipe = recipe_of(spec)
     # On a CPU the graph is needed next: exported here, once, all workers of this machine find it.
-    info = runtimes.exported(recipe)[1] if _device("auto") == "cpu" else recipe.build().info
-    return {
+    cpu = _device("auto") == "cpu"
+    info = runtimes.exported(recipe)[1] if cpu else recipe.build().info
+    shape = {"grid": list(grid_shape(spec, info))} if grid else {}
+    if grid and cpu:
+        runtimes.exported(recipe, grid)
+    return shape | {
         "spec": spec,
         "name": info.name,
         "classes": info.classes,

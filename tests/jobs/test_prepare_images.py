@@ -11,7 +11,7 @@ from PIL import Image
 
 from jobs import prepare_images
 from mmray.errors import UserError
-from mmray.pipeline.dataset import Dataset
+from mmray.pipeline.dataset import Dataset, tensor
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -40,6 +40,16 @@ def test_main_gives_a_dataset(pictures: Path, tiny_teacher: str, tmp_path: Path)
         prepare_images.main([*argv, "--local"])
     done = prepare_images.main([*argv, "--decoders", "1", "--local", "--overwrite"])
     assert done.rows == 6
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_the_grid_is_kept_where_asked(pictures: Path, tiny_teacher: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "images")
+    argv = [f"folder:{pictures}", "--out", out, "--backbone", tiny_teacher, "--local"]
+    prepare_images.main([*argv, "--grid"])
+    data = Dataset(out, "images")
+    assert data.manifest["options"]["grid"] is True
+    assert tensor(data.read(["grid"])["grid"]).shape == (6, 4, 4, 8)
 
 
 def test_bad_commands_end_with_one_line_and_2(tmp_path: Path) -> None:

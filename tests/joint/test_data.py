@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmray.joint.data import SMALLEST_STD, JointExamples, Sample, feature_statistics
+from mmray.joint.data import JointExamples, Sample
 from mmray.joint.vocabulary import Vocabulary
 from mmray.pipeline.dataset import Dataset, tensor
+from mmray.pipeline.statistics import SMALLEST_STD, feature_statistics
 from mmray.training.loader import Loader, Share
 from tests.joint.worlds import small_task, write_rows
 

@@ -14,11 +14,11 @@ import mmray
 from mmray.errors import UserError
 from mmray.joint import finish
 from mmray.joint import scorer as module
-from mmray.joint.data import Statistics
 from mmray.joint.finish import rows_with_tags, visual_scores
 from mmray.joint.metrics import calibration_error
 from mmray.joint.scorer import Scorer
 from mmray.pipeline.dataset import Dataset
+from mmray.pipeline.statistics import Statistics
 from tests.joint.worlds import save_small, small_task, train_small, write_teacher, write_world
 
 

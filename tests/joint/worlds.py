@@ -12,7 +12,7 @@ import torch
 
 from mmray import storage
 from mmray.joint.config import LossWeights
-from mmray.joint.data import JointExamples, feature_statistics
+from mmray.joint.data import JointExamples
 from mmray.joint.model import JointConfig, JointModel
 from mmray.joint.predict import Tagger
 from mmray.joint.scorer import Scorer
@@ -21,6 +21,7 @@ from mmray.joint.vocabulary import Vocabulary, build_vocabulary
 from mmray.media.image import Fit
 from mmray.pipeline import dataset
 from mmray.pipeline.dataset import Dataset
+from mmray.pipeline.statistics import feature_statistics
 from mmray.teachers import describe_teacher, nets
 from mmray.teachers import train as teachers
 from mmray.teachers.backbone import describe_backbone

@@ -16,10 +16,18 @@ from mmray.cli import JobFailed
 from mmray.errors import UserError
 from mmray.pipeline import images as module
 from mmray.pipeline.dataset import Dataset, part_names, tensor
-from mmray.pipeline.images import ImageOptions, Workers, backbone_of, prepare_images
+from mmray.pipeline.images import (
+    ImageOptions,
+    Workers,
+    backbone_of,
+    grid_of,
+    image_job,
+    prepare_images,
+)
 from mmray.pipeline.pictures import DescribePictures
 from mmray.teachers.backbone import Backbone
 from tests.joint.worlds import described, write_teacher
+from tests.teachers.worlds import write_mapless
 
 COUNT = 12
 ONE = Workers(decoders=1, nets=1)
@@ -118,6 +126,8 @@ def test_a_broken_picture_is_quarantined(prepared: Dataset) -> None:
 def test_the_manifest_knows_the_backbone(prepared: Dataset, tiny_teacher: str) -> None:
     assert prepared.manifest["counts"] == {"pictures": 13, "rows": 12, "shards": 1, "errors": 1}
     assert backbone_of(prepared) == described(tiny_teacher)
+    assert grid_of(prepared) is None
+    assert "grid" not in prepared.manifest["options"]  # as before there were grids
     assert not (Path(prepared.uri) / ".work").exists()
 
 
@@ -166,6 +176,7 @@ def test_a_killed_job_goes_on_to_the_same_rows(
     ("change", "message"),
     [
         ({"fit": "crop"}, "--fit was pad, is crop"),
+        ({"grid": True}, "--grid was None, is True"),
         ({"limit": 3}, "--limit was None, is 3"),
         ({"seed": 8}, "weights of features_0"),
     ],
@@ -213,6 +224,54 @@ def test_some_pictures_with_two_nets(source: Path, tiny_teacher: str, tmp_path: 
     features = tensor(data.read(["features"])["features"])
     expected = Backbone([tiny_teacher, second])(pixels_of(data))
     np.testing.assert_allclose(features, expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_the_grid_is_kept_beside_the_features(
+    prepared: Dataset, source: Path, tiny_teacher: str, tmp_path: Path
+) -> None:
+    chosen, out = options(source, tiny_teacher, grid=True), str(tmp_path / "out")
+    assert prepare_images(chosen, out, workers=ONE).rows == COUNT
+    data = Dataset(out, "images")
+    assert grid_of(data) == (4, 4, 8)
+    assert backbone_of(data) == backbone_of(prepared)
+    assert rows_of(out) == rows_of(prepared.uri)
+    schema = pa.parquet.read_schema(data.shards[0])
+    assert schema.field("grid").type == pa.fixed_shape_tensor(pa.float16(), [4, 4, 8])
+    grids = tensor(data.read(["grid"])["grid"])
+    expected = Backbone([tiny_teacher]).grids(pixels_of(data))
+    np.testing.assert_allclose(grids, expected, rtol=2e-3, atol=2e-3)
+    assert np.unique(grids, axis=0).shape == (COUNT, 4, 4, 8)
+    assert prepare_images(chosen, out, workers=ONE).rows == COUNT
+    with pytest.raises(UserError, match=r"--grid was True, is None.*--overwrite"):
+        prepare_images(options(source, tiny_teacher), out, workers=ONE)
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_a_job_with_grids_goes_on(
+    source: Path, tiny_teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHARD", 4)
+    chosen, out = options(source, tiny_teacher, grid=True), str(tmp_path / "out")
+    prepare_images(chosen, out, workers=ONE)
+    before = tensor(Dataset(out, "images").read(["grid"])["grid"])
+    lost, kept, *_ = (Path(out) / name for name in part_names(out))
+    lost.unlink()
+    written = kept.stat().st_mtime_ns
+    prepare_images(chosen, out, workers=ONE)
+    assert kept.stat().st_mtime_ns == written
+    np.testing.assert_array_equal(tensor(Dataset(out, "images").read(["grid"])["grid"]), before)
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_a_grid_needs_a_net_with_a_map(source: Path, tiny_teacher: str, tmp_path: Path) -> None:
+    mapless = write_mapless(tmp_path / "mapless")
+    chosen = options(source, tiny_teacher, backbone=(mapless, tiny_teacher), grid=True)
+    with pytest.raises(UserError, match=f"--grid: the net {mapless} has no convolutional map"):
+        prepare_images(chosen, str(tmp_path / "out"), workers=ONE)
+    assert not (tmp_path / "out").exists()
+    described = image_job(replace(chosen, backbone=(tiny_teacher, mapless)), str(tmp_path)).nets
+    assert [net.get("grid") for net in described.values()] == [None, [4, 4, 8], None]
 
 
 @pytest.mark.usefixtures("local_mode")
@@ -279,11 +338,30 @@ def test_a_picture_without_numbers_is_quarantined(
         return vectors, answers
 
     monkeypatch.setattr(Backbone, "describe", spoilt)
-    stage = DescribePictures([tiny_teacher], tiny_teacher, 16)
+    assert stages_of_three(tiny_teacher) == [None, "teacher", None]
+
+
+def test_a_grid_without_numbers_is_quarantined(
+    tiny_teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe = Backbone.describe_with_grids
+
+    def spoilt(self: Backbone, images: np.ndarray) -> Any:
+        vectors, answers, grids = describe(self, images)
+        vectors[0, 3], grids[2, 0, 1, 2] = np.nan, np.inf
+        return vectors, answers, grids
+
+    monkeypatch.setattr(Backbone, "describe_with_grids", spoilt)
+    assert stages_of_three(tiny_teacher, grid=True) == ["teacher", None, "teacher"]
+
+
+def stages_of_three(teacher: str, grid: bool = False) -> list[str | None]:
+    """Where three pictures failed that a stage described."""
+    stage = DescribePictures([teacher], teacher, 16, grid=grid)
     stage.setup()
     pixels = pa.array([bytes(16 * 16 * 3)] * 3, pa.large_binary())
     rows = stage(pa.table({"id": ["a", "b", "c"], "pixels": pixels}))
-    assert rows["error_stage"].to_pylist() == [None, "teacher", None]
+    return list(rows["error_stage"].to_pylist())
 
 
 @pytest.mark.usefixtures("local_mode")

@@ -45,6 +45,24 @@ def test_a_picture_is_seen_the_same_in_any_batch(tiny_teacher: str) -> None:
     assert not np.allclose(Backbone([tiny_teacher], "crop")(IMAGES)[1], whole[1], atol=1e-3)
 
 
+def test_the_grid_is_that_of_the_first_net(tiny_teacher: str, own_teacher: Path) -> None:
+    large = f"mmray:{own_teacher}"
+    squares = np.stack([square(image, 32, "crop") for image in IMAGES])
+    for nets, shape in (((tiny_teacher, large), (4, 4, 8)), ((large, tiny_teacher), (16, 16, 8))):
+        backbone = Backbone(nets, "crop", "cpu")
+        grids = backbone.grids(IMAGES)
+        assert (grids.shape, grids.dtype) == ((3, *shape), np.float32)
+        np.testing.assert_allclose(grids, load_teacher(nets[0], "cpu").grid(squares), atol=1e-6)
+        vectors, answers, together = backbone.describe_with_grids(IMAGES)
+        expected, posteriors = Backbone(nets, "crop", "cpu").describe(IMAGES)
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+        np.testing.assert_allclose(together, grids, atol=1e-6)
+        assert list(answers) == list(nets)
+        for spec in nets:
+            np.testing.assert_allclose(answers[spec], posteriors[spec], atol=1e-6)
+        assert backbone.grids([]).shape == (0, *shape)
+
+
 def test_its_description_is_of_its_weights(tiny_teacher: str, tmp_path: Path) -> None:
     here = described(tiny_teacher)
     assert here["dim"] == Backbone([tiny_teacher]).dim == 48

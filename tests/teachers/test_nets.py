@@ -170,3 +170,55 @@ def test_taps_may_be_chosen_or_missing() -> None:
         assert chosen.info.depths_dim == dim
         assert chosen(images)[2].shape == (2, dim)
         assert chosen.body.training  # as it was before its maps were looked at
+
+
+@torch.no_grad()
+def test_the_grid_is_the_last_map_before_it_is_pooled(tmp_path: Path, pictures: np.ndarray) -> None:
+    _save_resnet18(tmp_path / "r.pth", 1000)
+    net = nets.torchvision_net("resnet18", str(tmp_path / "r.pth"))
+    images = torch.from_numpy(pictures[:2])
+    *answers, grid = net(images, grid=True)
+    assert net.info.grid == grid.shape[1:] == (7, 7, 512)
+    assert grid.dtype == torch.float32
+    assert torch.allclose(grid.mean((1, 2)), answers[1], atol=1e-5)
+    for found, expected in zip(answers, net(images), strict=True):
+        assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_the_grid_of_our_own_nets() -> None:
+    torch.manual_seed(0)
+    net = nets.new_net("x", ["a", "b"], 32, [4, 6, 8, 10]).eval()
+    images = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8)
+    _, features, depths, grid = net(images, grid=True)
+    assert net.info.grid == grid.shape[1:] == (4, 4, 10)
+    pooled = torch.cat([grid.mean((1, 2)), grid.amax((1, 2))], dim=1)
+    assert torch.allclose(pooled, features, atol=1e-6)
+    assert torch.allclose(pooled, depths[:, -20:], atol=1e-6)  # the last of the depths
+    rows = net.body.layers(net.normalise(images))
+    assert torch.equal(grid[1, 0, 3], rows[1, :, 0, 3])  # rows before columns
+    assert nets.new_alexnet("x", ["a"], 128, hidden=8).info.grid == (3, 3, 256)
+
+
+@torch.no_grad()
+def test_a_module_that_runs_twice_gives_its_last_map() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 6, 3, 2, 1)
+            self.relu = nn.ReLU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.relu(self.second(self.relu(self.first(x)))).mean((2, 3))
+
+    net = nets.PictureNet(Twice(), nn.Linear(6, 2), name="x", classes=["a", "b"], size=16)
+    *_, grid = net(torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8), grid=True)
+    assert net.info.grid == grid.shape[1:] == (4, 4, 6)
+
+
+def test_patches_of_a_transformer_are_no_grid() -> None:
+    body = models.VisionTransformer(16, 4, 1, 2, 8, 16, num_classes=3)
+    body.heads = nn.Sequential()
+    net = nets.PictureNet(body, nn.Linear(8, 3), name="vit", classes=list("abc"), size=16)
+    assert net.info.grid is None
+    assert len(net(torch.zeros(1, 16, 16, 3, dtype=torch.uint8))) == 3

@@ -116,6 +116,41 @@ def test_bfloat16_leaves_the_head_and_the_norms_in_float32(own_teacher: Path) ->
     }
 
 
+def test_the_grid_has_a_graph_of_its_own(
+    efficientnet: tuple[np.ndarray, np.ndarray, PictureNet], pictures: np.ndarray
+) -> None:
+    probabilities, vectors, _ = efficientnet
+    recipe = recipe_of("efficientnet_lite0")
+    plain, info = runtimes.exported(recipe)
+    graph, same = runtimes.exported(recipe, grid=True)
+    assert graph != plain
+    assert info == same
+    assert info.grid == (7, 7, 1280)
+    outputs = (*runtimes.OUTPUTS, runtimes.GRID)
+    found, *found_vectors, grid = runtimes.OnnxRuntime(graph).run(pictures, outputs)
+    assert (grid.shape, grid.dtype) == ((12, 7, 7, 1280), np.float32)
+    np.testing.assert_allclose(found, probabilities, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(found_vectors, axis=1), vectors, atol=1e-5)
+    np.testing.assert_allclose(grid.mean(axis=(1, 2)), found_vectors[0], atol=1e-5)
+    torch_runtime = runtimes.TorchRuntime(recipe.build(), "cpu", torch.float32)
+    (own,) = torch_runtime.run(pictures, [runtimes.GRID])
+    np.testing.assert_allclose(grid, own, atol=2e-4)
+    (features,) = torch_runtime.run(pictures, ["features"])
+    np.testing.assert_allclose(features, found_vectors[0], atol=1e-4)
+
+
+def test_the_grid_is_float32_in_bfloat16_too(own_teacher: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    grids = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        runtime = runtimes.TorchRuntime(own_net(str(own_teacher)), "cpu", dtype)
+        features, grids[dtype] = runtime.run(images, ["features", runtimes.GRID])
+        pooled = [grids[dtype].mean(axis=(1, 2)), grids[dtype].max(axis=(1, 2))]
+        np.testing.assert_allclose(np.concatenate(pooled, axis=1), features, atol=0.02)
+    assert grids[torch.bfloat16].dtype == np.float32
+    np.testing.assert_allclose(*grids.values(), atol=0.05)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_agrees_with_onnx_runtime(
     efficientnet: tuple[np.ndarray, np.ndarray, PictureNet], pictures: np.ndarray
@@ -125,3 +160,12 @@ def test_gpu_agrees_with_onnx_runtime(
     (reduced,) = runtimes.TorchRuntime(net, "cuda", torch.bfloat16).run(pictures, ["probabilities"])
     assert np.abs(probabilities - reduced).mean(axis=1).max() < 1e-3
     assert np.abs(probabilities - reduced).max() < 0.1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_gives_the_grid(pictures: np.ndarray) -> None:
+    recipe = recipe_of("efficientnet_lite0")
+    runtime = runtimes.TorchRuntime(recipe.build(), "cuda", torch.bfloat16)
+    features, grid = runtime.run(pictures, ["features", runtimes.GRID])
+    assert (grid.shape, grid.dtype) == ((12, 7, 7, 1280), np.float32)
+    np.testing.assert_allclose(grid.mean(axis=(1, 2)), features, atol=0.02)

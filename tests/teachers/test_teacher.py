@@ -12,6 +12,7 @@ from mmray.errors import UserError
 from mmray.media.image import decode_image, square
 from mmray.teachers import describe_teacher, load_teacher
 from mmray.teachers import teacher as module
+from tests.teachers.worlds import write_mapless
 
 STAMPS = Path("/usr/share/tuxpaint/stamps/animals")
 
@@ -28,6 +29,34 @@ def test_probabilities_and_features(own_teacher: Path) -> None:
     np.testing.assert_array_equal(described, probabilities)
     assert vectors.shape == (5, teacher.depths_dim + teacher.feature_dim)
     np.testing.assert_array_equal(vectors[:, teacher.depths_dim :], features)
+
+
+def test_the_grid_comes_with_the_rest_in_one_pass(own_teacher: Path) -> None:
+    spec = f"mmray:{own_teacher}"
+    teacher = load_teacher(spec, device="cpu")
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3), dtype=np.uint8)
+    expected = teacher.describe(images)
+    *found, grid = teacher.describe_with_grid(images)
+    assert (grid.shape, grid.dtype) == ((5, 16, 16, 8), np.float32)
+    np.testing.assert_array_equal(load_teacher(spec, device="cpu").grid(images), grid)
+    assert teacher.grid(images[:0]).shape == (0, 16, 16, 8)
+    for before, with_grid, after in zip(expected, found, teacher.describe(images), strict=True):
+        np.testing.assert_allclose(with_grid, before, atol=1e-6)
+        np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_a_net_without_a_map_has_no_grid(tmp_path: Path) -> None:
+    spec = write_mapless(tmp_path / "mapless")
+    teacher = load_teacher(spec, device="cpu")
+    pixel = np.zeros((1, 1, 1, 3), np.uint8)
+    assert teacher(pixel).shape == (1, 2)
+    for wrong in (
+        lambda: teacher.grid(pixel),
+        lambda: teacher.describe_with_grid(pixel),
+        lambda: describe_teacher(spec, grid=True),
+    ):
+        with pytest.raises(UserError, match=f"--grid: the net {spec} has no convolutional map"):
+            wrong()
 
 
 def test_many_pictures_go_through_in_batches(
@@ -90,6 +119,7 @@ def test_description_fits_the_teacher(own_teacher: Path) -> None:
         "depths_dim": teacher.depths_dim,
         "weights_sha256": storage.sha256(own_teacher / "model.safetensors"),
     }
+    assert describe_teacher(spec, grid=True) == {**describe_teacher(spec), "grid": [16, 16, 8]}
     assert teacher.weights_sha256 == storage.sha256(own_teacher / "model.safetensors")
     assert (teacher.name, teacher.size, teacher.device) == ("shapes", 32, "cpu")
 

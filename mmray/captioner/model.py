@@ -1,0 +1,335 @@
+"""Decoders of captions: plain torch, from a picture's features to words.
+
+Three of them, with one interface: `lstm` (Vinyals et al., *Show and Tell*, CVPR 2015), `attention`
+(Xu et al., *Show, Attend and Tell*, ICML 2015) and `transformer` (Vaswani et al., 2017, with
+normalisation first). Each is trained on whole captions (`forward`) and writes word by word from a
+cache (`start`, `step`; see `mmray.captioner.decode`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmray.captioner.decode import State
+from mmray.errors import UserError
+
+Arch = Literal["transformer", "attention", "lstm"]
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """Sizes of a decoder.
+
+    Args:
+        arch: which decoder.
+        feature_dim: D, numbers of each place of a picture.
+        places: N, places of a picture; 1 for pooled features.
+        num_tokens: V.
+        max_length: most words of a caption.
+        dim: d, width of the decoder.
+        layers: of the transformer.
+        heads: of the transformer.
+        dropout: 0 to 1.
+    """
+
+    arch: Arch
+    feature_dim: int
+    places: int
+    num_tokens: int
+    max_length: int = 30
+    dim: int = 256
+    layers: int = 3
+    heads: int = 4
+    dropout: float = 0.3
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored."""
+        return asdict(self)
+
+
+class CaptionNet(nn.Module):
+    """What the decoders have in common: the picture's places, the words, and the scores of words.
+
+    Words that go in and words that come out share their embeddings (Press & Wolf, 2017).
+
+    Args:
+        config: sizes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: CaptionConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.register_buffer("mean", torch.zeros(c.feature_dim))
+        self.register_buffer("std", torch.ones(c.feature_dim))
+        self.project = nn.Linear(c.feature_dim, c.dim)
+        self.place = nn.Parameter(torch.randn(c.places, c.dim) * 0.02)
+        self.picture_norm = nn.LayerNorm(c.dim)
+        self.embed = nn.Embedding(c.num_tokens, c.dim)
+        nn.init.normal_(self.embed.weight, std=c.dim**-0.5)
+        self.bias = nn.Parameter(torch.zeros(c.num_tokens))
+        self.drop = nn.Dropout(c.dropout)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, std: Tensor, counts: Tensor) -> None:
+        """Start from what is known of the training data.
+
+        Args:
+            mean: of the features, [D].
+            std: of the features, [D].
+            counts: of the tokens, [V]; the bias begins at their frequency.
+        """
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        shares = (counts + 1) / (counts + 1).sum()
+        self.bias.copy_(shares.log() - shares.log().mean())
+
+    def look(self, picture: Tensor) -> Tensor:
+        """The places of pictures as the decoder sees them: [B, N, D] -> [B, N, d]."""
+        standard = ((picture - self.mean) / self.std).clamp(-6, 6)
+        return self.drop(self.picture_norm(self.project(standard) + self.place))
+
+    def scores_of_words(self, hidden: Tensor) -> Tensor:
+        """[..., d] -> logits [..., V]."""
+        return F.linear(hidden, self.embed.weight, self.bias)
+
+    def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of every next word of captions, each given the words before it.
+
+        Args:
+            picture: float [B, N, D].
+            tokens: C captions of each picture, each from START on, int64 [B, C, T].
+
+        Returns:
+            Logits [B, C, T, V], and where the decoder looked, [B, C, T, N], each row of sum 1; of
+            decoders that look nowhere [B, C, T, 0].
+        """
+        raise NotImplementedError
+
+    def start(self, picture: Tensor) -> State:
+        """What is kept of pictures [B, N, D] to write their captions."""
+        raise NotImplementedError
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """One more word of each of R hypotheses: int64 [R] -> logits [R, V] of the next."""
+        raise NotImplementedError
+
+
+class LstmNet(CaptionNet):
+    """Show and Tell: an LSTM that sees the picture once, before the first word."""
+
+    def __init__(self, config: CaptionConfig) -> None:
+        super().__init__(config)
+        self.cell = nn.LSTMCell(config.dim, config.dim)
+
+    def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CaptionNet.forward`."""
+        b, c, length = tokens.shape
+        state = repeated(self.start(picture), c)
+        hidden = []
+        for word in self.drop(self.embed(tokens.reshape(b * c, length))).unbind(1):
+            h, m = self.cell(word, (state.own["hidden"], state.own["memory"]))
+            state = State({}, {"hidden": h, "memory": m})
+            hidden.append(h)
+        logits = self.scores_of_words(self.drop(torch.stack(hidden, 1)))
+        return logits.view(b, c, length, -1), logits.new_zeros(b, c, length, 0)
+
+    def start(self, picture: Tensor) -> State:
+        """See `CaptionNet.start`."""
+        hidden, memory = self.cell(self.look(picture).mean(1))
+        return State({}, {"hidden": hidden, "memory": memory})
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """See `CaptionNet.step`."""
+        h, m = self.cell(self.embed(tokens), (state.own["hidden"], state.own["memory"]))
+        return self.scores_of_words(h), State({}, {"hidden": h, "memory": m})
+
+
+class AttentionNet(CaptionNet):
+    """Show, Attend and Tell: before every word an LSTM chooses where to look (soft attention)."""
+
+    def __init__(self, config: CaptionConfig) -> None:
+        super().__init__(config)
+        d = config.dim
+        self.cell = nn.LSTMCell(2 * d, d)
+        self.first = nn.Linear(d, 2 * d)
+        self.key, self.query = nn.Linear(d, d), nn.Linear(d, d, bias=False)
+        self.energy = nn.Linear(d, 1, bias=False)
+        self.gate = nn.Linear(d, d)
+        self.deep = nn.Linear(3 * d, d)
+
+    def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CaptionNet.forward`."""
+        b, c, length = tokens.shape
+        state = repeated(self.start(picture), c)
+        outputs, looks = [], []
+        for word in self.drop(self.embed(tokens.reshape(b * c, length))).unbind(1):
+            output, looked, state = self._next(state, word)
+            outputs.append(output)
+            looks.append(looked)
+        logits = self.scores_of_words(self.drop(torch.stack(outputs, 1)))
+        return logits.view(b, c, length, -1), torch.stack(looks, 1).view(b, c, length, -1)
+
+    def start(self, picture: Tensor) -> State:
+        """See `CaptionNet.start`."""
+        places = self.look(picture)
+        hidden, memory = self.first(places.mean(1)).tanh().chunk(2, -1)
+        return State(
+            {"places": places, "keys": self.key(places)}, {"hidden": hidden, "memory": memory}
+        )
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """See `CaptionNet.step`."""
+        output, _, state = self._next(state, self.embed(tokens))
+        return self.scores_of_words(output), state
+
+    def _next(self, state: State, word: Tensor) -> tuple[Tensor, Tensor, State]:
+        """What comes before the word's scores [R, d], where it looked [R, N], and what is kept."""
+        hidden, memory = state.own["hidden"], state.own["memory"]
+        places, keys = state.shared["places"], state.shared["keys"]
+        b, r = len(places), len(hidden)
+        query = self.query(hidden).view(b, -1, 1, keys.shape[-1])
+        looked = self.energy((keys[:, None] + query).tanh()).squeeze(-1).softmax(-1)
+        seen = (looked @ places).reshape(r, -1) * self.gate(hidden).sigmoid()
+        hidden, memory = self.cell(torch.cat([word, seen], -1), (hidden, memory))
+        output = self.deep(torch.cat([word, hidden, seen], -1)).tanh()
+        own = {"hidden": hidden, "memory": memory}
+        return output, looked.reshape(r, -1), State(state.shared, own)
+
+
+class Block(nn.Module):
+    """A layer of the transformer: the words so far, then the picture, then each word alone."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+        self.words, self.words_out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.query, self.picture = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim)
+        self.picture_out = nn.Linear(dim, dim)
+        self.wide = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop = nn.Dropout(dropout)
+
+    def read(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Look back at the words: x [R, T, d], and what is kept of them, [R, T', 2d]."""
+        query, kept = self.words(self.norms[0](x)).tensor_split([x.shape[-1]], -1)
+        if cache is not None:
+            kept = torch.cat([cache, kept], 1)
+        keys, values = kept.chunk(2, -1)
+        found = attend(query, keys, values, self.heads, causal=cache is None)
+        return x + self.drop(self.words_out(found)), kept
+
+    def question(self, x: Tensor, rows: int) -> Tensor:
+        """What is asked of the pictures, whose hypotheses stand side by side: [B, K T, d]."""
+        return self.query(self.norms[1](x)).view(rows, -1, x.shape[-1])
+
+    def forward(
+        self, x: Tensor, picture: Tensor, cache: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """[R, T, d] and the picture's keys and values [B, N, 2d] -> x, and what is kept of x."""
+        x, kept = self.read(x, cache)
+        keys, values = picture.chunk(2, -1)
+        seen = attend(self.question(x, len(picture)), keys, values, self.heads).view(x.shape)
+        x = x + self.drop(self.picture_out(seen))
+        return x + self.drop(self.wide(self.norms[2](x))), kept
+
+
+class TransformerNet(CaptionNet):
+    """A transformer decoder on the picture's places."""
+
+    def __init__(self, config: CaptionConfig) -> None:
+        super().__init__(config)
+        c = config
+        if c.dim % c.heads:
+            raise UserError(f"--dim {c.dim}: expected a multiple of --heads {c.heads}")
+        self.position = nn.Parameter(torch.randn(c.max_length + 1, c.dim) * 0.02)
+        self.blocks = nn.ModuleList(Block(c.dim, c.heads, c.dropout) for _ in range(c.layers))
+        self.norm = nn.LayerNorm(c.dim)
+
+    def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """See `CaptionNet.forward`; where it looked is told by `maps`."""
+        b, c, length = tokens.shape
+        shared, x = self.start(picture).shared, self._words(tokens.reshape(b * c, length), 0)
+        for i, block in enumerate(self.layers):
+            x, _ = block(x, shared[f"picture{i}"])
+        logits = self.scores_of_words(self.drop(self.norm(x)))
+        return logits.view(b, c, length, -1), logits.new_zeros(b, c, length, 0)
+
+    def start(self, picture: Tensor) -> State:
+        """See `CaptionNet.start`."""
+        places = self.look(picture)
+        empty = places.new_zeros(len(places), 0, 2 * self.config.dim)
+        kept = {f"words{i}": empty for i in range(len(self.layers))}
+        seen = {f"picture{i}": block.picture(places) for i, block in enumerate(self.layers)}
+        return State(seen, kept)
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """See `CaptionNet.step`."""
+        own = {}
+        x = self._words(tokens[:, None], state.own["words0"].shape[1])
+        for i, block in enumerate(self.layers):
+            name = f"words{i}"
+            x, own[name] = block(x, state.shared[f"picture{i}"], state.own[name])
+        return self.scores_of_words(self.norm(x[:, 0])), State(state.shared, own)
+
+    def maps(self, picture: Tensor, tokens: Tensor) -> Tensor:
+        """Where the last layer looks for each next word: [B, C, T, N], mean over heads."""
+        b, c, length = tokens.shape
+        shared, x = self.start(picture).shared, self._words(tokens.reshape(b * c, length), 0)
+        *others, last = self.layers
+        for i, block in enumerate(others):
+            x, _ = block(x, shared[f"picture{i}"])
+        keys = shared[f"picture{len(others)}"].chunk(2, -1)[0]
+        query = split(last.question(last.read(x, None)[0], b), self.config.heads)
+        keys = split(keys, self.config.heads)
+        weights = (query @ keys.mT / keys.shape[-1] ** 0.5).softmax(-1).mean(1)
+        return weights.view(b, c, length, -1)
+
+    @property
+    def layers(self) -> list[Block]:
+        """The layers, the first first."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def _words(self, tokens: Tensor, first: int) -> Tensor:
+        positions = self.position[first : first + tokens.shape[1]]
+        return self.drop(self.embed(tokens) * self.config.dim**0.5 + positions)
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """[B, T, d] -> [B, heads, T, d / heads]."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, heads: int, causal: bool = False) -> Tensor:
+    """Attention of several heads: [B, T, d] on [B, S, d] twice -> [B, T, d]."""
+    q, k, v = (split(x, heads) for x in (query, keys, values))
+    found = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    return found.transpose(1, 2).flatten(-2)
+
+
+def repeated(state: State, times: int) -> State:
+    """So many hypotheses of each picture."""
+    return State(state.shared, {k: v.repeat_interleave(times, 0) for k, v in state.own.items()})
+
+
+NETS: dict[str, type[CaptionNet]] = {
+    "transformer": TransformerNet,
+    "attention": AttentionNet,
+    "lstm": LstmNet,
+}
+
+
+def build_net(config: CaptionConfig) -> CaptionNet:
+    """A new decoder; its weights come from torch's global generator.
+
+    Raises:
+        UserError: sizes that do not go together.
+    """
+    return NETS[config.arch](config)

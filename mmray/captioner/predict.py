@@ -1,0 +1,230 @@
+"""What users call: sentences for pictures.
+
+captioner = mmray.load("runs/train_captioner/model")
+captioner.captions(["a.jpg"])[0][0].caption           # "two red balls on the beach"
+captioner.captions(["a.jpg"], beam=5, n=3)             # the three best, the best first
+captioner.captions(["a.jpg"], beam=1, attention=True)  # greedy, with where it looked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmray.captioner import folder
+from mmray.captioner.decode import Decoded, greedy, sample
+from mmray.captioner.decode import beam as beam_search
+from mmray.captioner.folder import Stored
+from mmray.captioner.model import AttentionNet, CaptionNet, TransformerNet
+from mmray.captioner.task import with_start
+from mmray.errors import UserError
+from mmray.media.picture import Image, read_pictures
+from mmray.models import choose_device
+from mmray.teachers.backbone import Backbone
+from mmray.teachers.stored import load_backbone
+
+BATCH = 64
+
+
+class Caption(NamedTuple):
+    """A sentence about a picture."""
+
+    caption: str
+    log_probability: float
+    """Natural logarithm, of all words and the end."""
+    attention: np.ndarray | None = None
+    """Where it looked for each word, float32 [words, rows, columns], each of sum 1."""
+
+
+class Captioner:
+    """A trained captioner, ready to use.
+
+    Args:
+        stored: what the model folder holds.
+        device: `auto` (GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+        threads: CPU threads of the backbone.
+    """
+
+    def __init__(self, stored: Stored, device: str = "auto", threads: int = 1) -> None:
+        self.stored = stored
+        self.device = choose_device(device)
+        self.net: CaptionNet = stored.net.to(self.device).eval()
+        self._threads = threads
+        self._nets: Backbone | None = None
+
+    @classmethod
+    def load(cls, where: str, device: str = "auto", threads: int = 1) -> Captioner:
+        """Load a model folder.
+
+        Raises:
+            UserError: nothing usable is there.
+        """
+        return cls(folder.load(where), device, threads)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen nets that see the pictures, loaded when they are first wanted."""
+        if self._nets is None:
+            self._nets = load_backbone(self.stored.backbone, str(self.device), self._threads)
+        return self._nets
+
+    def places(self, images: Sequence[Image]) -> np.ndarray:
+        """What the decoder sees of pictures, float32 [B, N, D].
+
+        Raises:
+            MediaError: a picture cannot be decoded.
+            UserError: something is no picture.
+        """
+        pixels = read_pictures(images)
+        if self.stored.grid is None:
+            return self.backbone(pixels)[:, None]
+        grids = self.backbone.grids(pixels)
+        return grids.reshape(len(grids), -1, grids.shape[-1])
+
+    def captions(
+        self,
+        images: Sequence[Image],
+        beam: int = 5,
+        n: int = 1,
+        *,
+        length_penalty: float = 0.7,
+        groups: int = 1,
+        diversity: float = 0.5,
+        attention: bool = False,
+    ) -> list[list[Caption]]:
+        """Sentences about each picture, the best first.
+
+        Args:
+            images: the pictures.
+            beam: hypotheses that are followed; 1 for the likeliest word each time.
+            n: sentences of each picture, at most `beam`.
+            length_penalty: of Wu et al. (2016); 0 prefers short sentences.
+            groups: of the beam, each kept away from the words of those before it.
+            diversity: how far, where there is more than one group.
+            attention: also tell where it looked; slower.
+
+        Raises:
+            MediaError: a picture cannot be decoded.
+            UserError: something is no picture, or a number is out of range.
+        """
+        return self.captions_of(
+            self.places(images),
+            beam,
+            n,
+            length_penalty=length_penalty,
+            groups=groups,
+            diversity=diversity,
+            attention=attention,
+        )
+
+    def captions_of(
+        self,
+        places: np.ndarray,
+        beam: int = 5,
+        n: int = 1,
+        *,
+        length_penalty: float = 0.7,
+        groups: int = 1,
+        diversity: float = 0.5,
+        attention: bool = False,
+    ) -> list[list[Caption]]:
+        """As `captions`, for what the backbone has seen already: float [B, N, D]."""
+        length, found = self.net.config.max_length, []
+        for picture in self._batches(places):
+            if beam == 1 and n == 1:
+                written = greedy(self.net, picture, length)
+            else:
+                written = beam_search(
+                    self.net,
+                    picture,
+                    length,
+                    beam,
+                    n,
+                    length_penalty=length_penalty,
+                    groups=groups,
+                    diversity=diversity if groups > 1 else 0.0,
+                )
+            found += self._told(picture, written, attention)
+        return found
+
+    def samples(
+        self,
+        images: Sequence[Image],
+        n: int = 1,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        seed: int = 0,
+        attention: bool = False,
+    ) -> list[list[Caption]]:
+        """Sentences drawn by lot from the likely words (nucleus sampling).
+
+        Args:
+            images: the pictures.
+            n: sentences of each picture.
+            temperature: below 1 prefers likely words more.
+            top_p: draw only from the likeliest words that together have this probability.
+            seed: the same seed draws the same sentences of the same pictures.
+            attention: also tell where it looked; slower.
+
+        Raises:
+            MediaError: a picture cannot be decoded.
+            UserError: something is no picture, or a number is out of range.
+        """
+        if n < 1:
+            raise UserError(f"n is {n}, expected 1 or more")
+        length, found, rng = self.net.config.max_length, [], np.random.default_rng(seed)
+        for picture in self._batches(self.places(images)):
+            uniforms = rng.random((len(picture), n, length + 1), np.float32)
+            drawn = torch.from_numpy(uniforms).to(self.device)
+            written = sample(self.net, picture, drawn, length, temperature, top_p)
+            found += self._told(picture, written, attention)
+        return found
+
+    def _batches(self, places: np.ndarray) -> list[Tensor]:
+        config = self.net.config
+        if places.ndim != 3 or places.shape[1:] != (config.places, config.feature_dim):
+            raise UserError(
+                f"pictures are {list(places.shape[1:])}, this captioner sees "
+                f"[{config.places}, {config.feature_dim}] of each: "
+                + ("places of --grid" if config.places > 1 else "pooled features")
+            )
+        if not np.isfinite(places).all():
+            raise UserError("pictures: hold values that are no finite numbers")
+        values = torch.from_numpy(np.ascontiguousarray(places, np.float32))
+        return [part.to(self.device) for part in values.split(BATCH)]
+
+    def _told(self, picture: Tensor, written: Decoded, attention: bool) -> list[list[Caption]]:
+        maps = self.maps(picture, written.tokens) if attention else None
+        found = []
+        for i, captions in enumerate(written.tokens.tolist()):
+            told = []
+            for j, tokens in enumerate(captions):
+                if written.scores[i, j] == -torch.inf:
+                    break  # groups may find fewer different captions than are wanted
+                words = self.stored.words.decode(tokens)
+                looked = None if maps is None else maps[i, j, : len(words)]
+                told.append(Caption(" ".join(words), float(written.scores[i, j]), looked))
+            found.append(told)
+        return found
+
+    @torch.inference_mode()
+    def maps(self, picture: Tensor, tokens: Tensor) -> np.ndarray | None:
+        """Where the decoder looked: [B, N, D], [B, C, L] -> float32 [B, C, L, rows, columns].
+
+        None of decoders that see pooled features.
+        """
+        if self.stored.grid is None:
+            return None
+        started = with_start(tokens)[:, :, :-1]
+        if isinstance(self.net, TransformerNet):
+            looked = self.net.maps(picture, started)
+        elif isinstance(self.net, AttentionNet):
+            looked = self.net(picture, started)[1]
+        else:
+            return None
+        return looked.float().unflatten(-1, self.stored.grid).cpu().numpy()
