@@ -26,8 +26,8 @@ LONGEST_REFERENCE = 100
 class CaptionExamples:
     """Pictures with their captions.
 
-    A batch has `picture` float32 [B, N, D]; `tokens` int64 [B, C, up to T + 2],
-    captions as `Words.encode` gives them, those that a picture lacks all PAD; `has_captions` float32 [B]; and
+    A batch has `picture` float32 [B, N, D]; `tokens` int64 [B, C, up to T + 2], captions as
+    `Words.encode` gives them, those that a picture lacks all PAD; `has_captions` float32 [B]; and
     where rewards are asked for `references` int64 [B, R, L], the `word_hash` of every word of every
     caption, 0 where there is none, and in training `uniforms` float32 [B, S, T + 1], which decide
     what is sampled: so a reward does not depend on which worker has an example.

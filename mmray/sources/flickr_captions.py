@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.sources import texts
+from mmray.sources import karpathy, texts
+from mmray.sources.captions import NO_CAPTION, Flaws, spoken, table_rows, text_lines
 from mmray.sources.items import ImageItem
 
-_Pairs = Iterator[tuple[str, str] | None]
+# The line; the name of a picture, empty where the line has none; a caption of it.
+_Lines = Iterator[tuple[str, str, str]]
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class _Layout:
     """Where one of the sets has what; of several names the first that is there counts."""
 
     name: str
-    captions: dict[str, Callable[[io.TextIOBase], _Pairs]]
+    captions: dict[str, Callable[[str, Flaws], _Lines]]
     pictures: tuple[str, ...]
     splits: dict[str, tuple[str, ...]]
 
@@ -34,7 +34,8 @@ def flickr8k(where: str) -> Iterator[ImageItem]:
     """Flickr8k as published, or as on Kaggle (captions.txt).
 
     Pictures come in the order of the file of captions, whether they are on disk or not. Where
-    there are files of splits, a picture that is in none of them is for training.
+    there are files of splits, a picture that is in none of them is for training. A
+    dataset_flickr8k.json of Karpathy, in DIR or DIR/annotations, replaces both.
 
     Raises:
         UserError: no file of captions, no caption in it, or no folder of pictures.
@@ -57,21 +58,30 @@ def _images(where: str, layout: _Layout) -> Iterator[ImageItem]:
     names = tuple(layout.captions)
     root = storage.absolute(where)
     found = _first(root, names) if where else None
-    if found is None:
-        raise UserError(f"{layout.name}:{where}: expected a folder with {' or '.join(names)}")
+    published = karpathy.find(root, layout.name) if where else None
+    if found is None and published is None:
+        raise UserError(
+            f"{layout.name}:{where}: expected a folder with {' or '.join(names)} or "
+            f"dataset_{layout.name}.json"
+        )
     pictures = _first(root, layout.pictures)
     if pictures is None:
         raise UserError(
             f"{layout.name}:{where}: has captions but no folder of pictures; expected one of "
             f"{', '.join(layout.pictures)}"
         )
+    place = storage.join(root, pictures)
+    if published is not None:
+        return (
+            ImageItem(storage.join(place, p.name), p.name, [], p.captions, split=p.split)
+            for p in karpathy.pictures(published)
+        )
+    assert found is not None
     captions = _captions(storage.join(root, found), layout.captions[found])
-    splits = _splits(root, layout)
+    splits = _splits(root, layout, captions.keys())
     rest = "train" if splits else None
     return (
-        ImageItem(
-            storage.join(root, pictures, name), name, [], texts_, split=splits.get(name, rest)
-        )
+        ImageItem(storage.join(place, name), name, [], texts_, split=splits.get(name, rest))
         for name, texts_ in captions.items()
     )
 
@@ -80,59 +90,52 @@ def _first(root: str, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if storage.exists(storage.join(root, name))), None)
 
 
-def _captions(file: str, read: Callable[[io.TextIOBase], _Pairs]) -> dict[str, list[str]]:
+def _captions(file: str, read: Callable[[str, Flaws], _Lines]) -> dict[str, list[str]]:
     """The captions of each picture, in the order of the file."""
     captions: dict[str, list[str]] = {}
-    strange = 0
-    with storage.open_file(file) as source:
-        text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="replace", newline="")
-        try:
-            for pair in read(text):
-                if pair is None:
-                    strange += 1
-                else:
-                    captions.setdefault(pair[0], []).append(pair[1])
-        except csv.Error as e:
-            raise UserError(f"{file}: cannot be read as a table ({e})") from e
+    flaws = Flaws(file)
+    for place, name, caption in read(file, flaws):
+        if not name.strip():
+            flaws.add(NO_CAPTION, place)
+        elif texts_ := spoken([caption], place, flaws):
+            captions.setdefault(name.strip(), []).extend(texts_)
+    flaws.report()
     if not captions:
-        raise UserError(f"{file}: holds no captions in the form of this data set")
-    if strange:
-        _log.warning("%s: left out %d lines that are no caption of a picture", file, strange)
+        start = next(text_lines(file, Flaws(file)), "").strip()
+        raise UserError(
+            f"{file}: holds no captions in the form of this data set; expected "
+            f"{(read.__doc__ or '').strip()}; found {f'{start:.80}' if start else 'nothing'}"
+        )
     return captions
 
 
-def _token_lines(source: io.TextIOBase) -> _Pairs:
-    """`NAME.jpg#0<tab>caption`."""
-    for line in source:
+def _token_lines(file: str, flaws: Flaws) -> _Lines:
+    """lines such as `NAME.jpg#0<tab>caption`"""
+    for number, line in enumerate(text_lines(file, flaws), 1):
         if line.strip():
-            place, _, caption = line.partition("\t")
-            yield _pair(place.rpartition("#")[0], caption)
+            place, tab, caption = line.partition("\t")
+            yield f"line {number}", place.rpartition("#")[0] if tab else "", caption
 
 
-def _csv_rows(source: io.TextIOBase) -> _Pairs:
-    """`image,caption` below a line with these names."""
-    for row in csv.reader(source):
-        if row and row != ["image", "caption"]:
-            yield _pair(row[0], row[1] if len(row) == 2 else "")
+def _csv_rows(file: str, flaws: Flaws) -> _Lines:
+    """`image,caption` above lines of such"""
+    for place, row in table_rows(file, flaws):
+        if row != ["image", "caption"]:
+            yield place, *(row if len(row) == 2 else ("", ""))
 
 
-def _bar_lines(source: io.TextIOBase) -> _Pairs:
-    """`image_name| comment_number| comment` below a line with these names."""
-    for line in source:
+def _bar_lines(file: str, flaws: Flaws) -> _Lines:
+    """`image_name| comment_number| comment` above lines of such"""
+    for number, line in enumerate(text_lines(file, flaws), 1):
         if line.startswith("image_name|") or not line.strip():
             continue
         name, _, rest = line.partition("|")
         # The published file lacks the second bar in one line.
         match = re.match(r"\s*\d+\s*[|\s]\s*", rest)
-        yield _pair(name, rest[match.end() :] if match else "")
+        yield f"line {number}", name if match else "", rest[match.end() :] if match else ""
 
 
-def _pair(name: str, caption: str) -> tuple[str, str] | None:
-    name, caption = name.strip(), caption.strip()
-    return (name, caption) if name and caption else None
-
-
-def _splits(root: str, layout: _Layout) -> dict[str, str]:
+def _splits(root: str, layout: _Layout, known: Collection[str]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for split, names in layout.splits.items():
         found = _first(root, names)
@@ -140,6 +143,12 @@ def _splits(root: str, layout: _Layout) -> dict[str, str]:
         for name in texts.lines(text or ""):
             # Flickr30k Entities leaves the ending out.
             splits[name if PurePosixPath(name).suffix else f"{name}.jpg"] = split
+    strange = [name for name in splits if name not in known]
+    if strange:
+        _log.warning(
+            "%s: the splits list %d pictures that have no captions, such as %s",
+            root, len(strange), strange[0],
+        )  # fmt: skip
     return splits
 
 
@@ -162,7 +171,10 @@ _FLICKR8K = _Layout(
 )
 _FLICKR30K = _Layout(
     "flickr30k",
-    {"results_20130124.token": _token_lines, "results.csv": _bar_lines},
+    {
+        "results_20130124.token": _token_lines,
+        **dict.fromkeys(_also_in("flickr30k_images", "results.csv"), _bar_lines),
+    },
     (
         *("flickr30k_images/flickr30k_images", "flickr30k-images", "flickr30k_images"),
         *("images", "Images"),

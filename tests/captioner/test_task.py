@@ -44,7 +44,7 @@ def test_batches_of_captions() -> None:
     batch = EXAMPLES(rows(), rows(), [])
     assert batch["picture"].shape == (3, 1, 4)
     assert batch["tokens"].shape == (3, 2, 8)  # as the longest needs
-    assert WORDS.decode(batch["tokens"][1, 1]) == "there is a blue box".split()
+    assert WORDS.decode(batch["tokens"][1, 1]) == ["there", "is", "a", "blue", "box"]
     assert (batch["tokens"][2, 1] == PAD).all()
     known = references_of(batch["references"])
     assert [len(texts) for texts in known] == [2, 3, 1]
