@@ -4,6 +4,7 @@ r"""Ask a trained model about any number of files; the answers are a dataset of 
     python jobs/predict.py sounds --model official:sound8.npy --input folder:recordings/ \
         --layer pool5
     python jobs/predict.py tags --model runs/train_joint/model --input folder:pictures/ --index
+    python jobs/predict.py captions --model runs/train_captioner/model --input folder:pictures/
     ray job submit --working-dir . -- python jobs/predict.py sounds \
         --model models:/mmray-soundnet/1 --input manifest:s3://bucket/sounds.parquet \
         --out s3://bucket/heard
@@ -77,10 +78,43 @@ class TagsArgs(cli.JobArgs):
     """Time limit for decoding one picture; over it, the picture is quarantined."""
 
 
+@dataclass(kw_only=True)
+class CaptionsArgs(cli.JobArgs):
+    """Sentences about pictures."""
+
+    model: str
+    """A model folder, or models:/NAME/VERSION."""
+    input: str = "toy"
+    """Any source that prepare_images.py takes, or the folder of an image dataset that it made:
+    then nothing is decoded again."""
+    out: str = "runs/predict_captions"
+    """Folder (or URI) of the captions."""
+    beam: int = 5
+    """Hypotheses that are followed; 1 for the likeliest word each time."""
+    n: int = 1
+    """Sentences of each picture, at most --beam."""
+    length_penalty: float = 0.7
+    """Of Wu et al. (2016); 0 prefers short sentences."""
+    json: str | None = None
+    """Also write the best captions to this file, in COCO's format of results."""
+    max_error_ratio: float = 0.2
+    """Fail when more than this share of the pictures is bad."""
+    decoders: int | None = None
+    """Decoding workers (default: one a CPU)."""
+    nets: int | None = None
+    """Workers that hold the model (default: one a GPU, else one for two CPUs)."""
+    timeout_s: float = 30.0
+    """Time limit for decoding one picture; over it, the picture is quarantined."""
+
+
 def main(argv: Sequence[str] | None = None) -> Prepared:
     """Parse flags, ask, return the counts."""
-    args = cli.parse_subcommand({"sounds": SoundsArgs, "tags": TagsArgs}, argv, __doc__)
-    return predict_tags(args) if isinstance(args, TagsArgs) else predict_sounds(args)
+    args = cli.parse_subcommand(
+        {"sounds": SoundsArgs, "tags": TagsArgs, "captions": CaptionsArgs}, argv, __doc__
+    )
+    if isinstance(args, SoundsArgs):
+        return predict_sounds(args)
+    return predict_tags(args) if isinstance(args, TagsArgs) else predict_captions(args)
 
 
 def predict_sounds(args: SoundsArgs) -> Prepared:
@@ -129,6 +163,34 @@ def predict_tags(args: TagsArgs) -> Prepared:
         args.out,
         index=args.index,
         workers=Workers(decoders=args.decoders, nets=args.nets, timeout_s=args.timeout_s),
+        max_error_ratio=args.max_error_ratio,
+        overwrite=args.overwrite,
+    )
+
+
+def predict_captions(args: CaptionsArgs) -> Prepared:
+    """The subcommand `captions`."""
+    import mmray
+    from mmray.captioner.caption import WriteOptions, caption_pictures
+    from mmray.pipeline.images import Workers
+
+    options = WriteOptions(
+        model=args.model,
+        input=args.input,
+        beam=args.beam,
+        n=args.n,
+        length_penalty=args.length_penalty,
+        limit=args.limit,
+    )
+    workers = Workers(decoders=args.decoders, nets=args.nets, timeout_s=args.timeout_s)
+    options.check()
+    workers.check()
+    mmray.init(local_mode=args.local, address=args.address)
+    return caption_pictures(
+        options,
+        args.out,
+        json_file=args.json,
+        workers=workers,
         max_error_ratio=args.max_error_ratio,
         overwrite=args.overwrite,
     )

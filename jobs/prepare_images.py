@@ -49,6 +49,9 @@ class Args(cli.JobArgs):
     grid: bool = False
     """Keep the last map of the backbone's first net too, for models that look at places: for
     efficientnet_lite0 7 x 7 x 1280, some 20 to 30 KB more a picture."""
+    language: str | None = None
+    """Language of the captions where the source has several, such as `de` (stamps; default:
+    English)."""
     max_error_ratio: float = 0.2
     """Fail when more than this share of the pictures is bad."""
     decoders: int | None = None
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> Prepared:
         fit=args.fit,
         limit=args.limit,
         grid=args.grid,
+        language=args.language,
     )
     options.check()
     mmray.init(local_mode=args.local, address=args.address)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -84,8 +85,13 @@ class CaptionExamples:
 
 def places_of(rows: Sequence[Row], column: str) -> np.ndarray:
     """Pictures as places: float32 [B, N, D], of grids [h, w, D] or of features [D]."""
-    values = np.stack([row[column] for row in rows]).astype(np.float32)
-    return values.reshape(len(rows), -1, values.shape[-1])
+    return as_places(np.stack([row[column] for row in rows]).astype(np.float32))
+
+
+def as_places(values: np.ndarray) -> np.ndarray:
+    """Grids [B, h, w, D] or features [B, D] as places [B, N, D]."""
+    # Not -1: there may be no pictures.
+    return values.reshape(len(values), math.prod(values.shape[1:-1]), values.shape[-1])
 
 
 def hashed(texts: Sequence[Sequence[str]]) -> Tensor:

@@ -100,11 +100,12 @@ def evaluate(
     models = {"": captioner, **(others or {})}
     for name, model in models.items():
         check_backbone(name or "model", model, dataset)
-    test = read_captioned(dataset, split, _column(captioner), limit)
+    test = read_captioned(dataset, split, captioner.stored.column, limit)
     written: dict[str, list[str]] = {}
     for name, model in models.items():
         report(f"writing: {name or 'the model'}")
-        seen = test if model is captioner else read_captioned(dataset, split, _column(model), limit)
+        column = model.stored.column
+        seen = test if model is captioner else read_captioned(dataset, split, column, limit)
         written[name] = _texts(model, seen.places, beam, length_penalty)
     report("writing: greedy")
     written["greedy"] = _texts(captioner, test.places, 1, length_penalty)
@@ -125,10 +126,6 @@ def evaluate(
 def _texts(captioner: Captioner, places: np.ndarray, beam: int, length_penalty: float) -> list[str]:
     found = captioner.captions_of(places, beam, length_penalty=length_penalty)
     return [captions[0].caption for captions in found]
-
-
-def _column(captioner: Captioner) -> str:
-    return "features" if captioner.stored.grid is None else "grid"
 
 
 def check_backbone(name: str, captioner: Captioner, dataset: Dataset) -> None:

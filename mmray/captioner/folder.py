@@ -36,6 +36,11 @@ class Stored:
     backbone: dict[str, Any]
     grid: tuple[int, int] | None
 
+    @property
+    def column(self) -> str:
+        """The column of an image dataset that it sees."""
+        return "features" if self.grid is None else "grid"
+
 
 def save(net: CaptionNet, words: Words, data: str, where: str, training: dict[str, Any]) -> None:
     """Write a model folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import textwrap
 
@@ -12,6 +13,7 @@ from mmray.captioner.data import places_of
 from mmray.captioner.decode import beam
 from mmray.captioner.model import CaptionNet
 from mmray.captioner.vocabulary import Words
+from mmray.errors import MediaError
 from mmray.media.image import decode_image
 from mmray.pipeline.dataset import Dataset, tensor
 
@@ -35,7 +37,8 @@ def gallery(net: CaptionNet, words: Words, data: str) -> bytes:
         axis.axis("off")
     columns = zip(axes, table["thumbnail"], table["captions"].to_pylist(), written, strict=False)
     for axis, thumbnail, captions, tokens in columns:
-        axis.imshow(decode_image(thumbnail.as_py()))
+        with contextlib.suppress(MediaError):  # a picture less is no reason to lose a training
+            axis.imshow(decode_image(thumbnail.as_py()))
         ours = textwrap.fill(" ".join(words.decode(tokens.tolist())), 36)
         theirs = textwrap.fill(captions[0] if captions else "", 40)
         axis.set_title(f"{ours}\n({theirs})", fontsize=8, parse_math=False)

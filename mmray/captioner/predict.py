@@ -8,7 +8,10 @@ captioner.captions(["a.jpg"], beam=1, attention=True)  # greedy, with where it l
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mmray.captioner import folder
+from mmray.captioner.data import as_places
 from mmray.captioner.decode import Decoded, greedy, sample
 from mmray.captioner.decode import beam as beam_search
 from mmray.captioner.folder import Stored
@@ -72,6 +76,17 @@ class Captioner:
             self._nets = load_backbone(self.stored.backbone, str(self.device), self._threads)
         return self._nets
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that the answers depend on."""
+        stored, sizes = self.stored, self.net.config.to_json()
+        known = [stored.words.words, stored.grid, stored.backbone["weights_sha256"], sizes]
+        digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
+        for name, tensor in sorted(self.net.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
+
     def places(self, images: Sequence[Image]) -> np.ndarray:
         """What the decoder sees of pictures, float32 [B, N, D].
 
@@ -79,11 +94,11 @@ class Captioner:
             MediaError: a picture cannot be decoded.
             UserError: something is no picture.
         """
-        pixels = read_pictures(images)
-        if self.stored.grid is None:
-            return self.backbone(pixels)[:, None]
-        grids = self.backbone.grids(pixels)
-        return grids.reshape(len(grids), -1, grids.shape[-1])
+        return as_places(self.see(read_pictures(images)))
+
+    def see(self, pixels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """What the nets make of pixels uint8 [H, W, 3]: float32 [B, D], or grids [B, h, w, D]."""
+        return self.backbone(pixels) if self.stored.grid is None else self.backbone.grids(pixels)
 
     def captions(
         self,
@@ -196,7 +211,7 @@ class Captioner:
         if not np.isfinite(places).all():
             raise UserError("pictures: hold values that are no finite numbers")
         values = torch.from_numpy(np.ascontiguousarray(places, np.float32))
-        return [part.to(self.device) for part in values.split(BATCH)]
+        return [part.to(self.device) for part in values.split(BATCH) if len(part)]
 
     def _told(self, picture: Tensor, written: Decoded, attention: bool) -> list[list[Caption]]:
         maps = self.maps(picture, written.tokens) if attention else None

@@ -20,7 +20,7 @@ Files:
     finish.py        what a model keeps of its dataset, and the model folder
     predict.py       `Tagger`: what users call
     index.py         search among millions of vectors
-    tag.py           tags and search vectors of any number of files, by the stages in
+    tag.py           tags and search vectors of any number of files, by the stage in
     tag_stages.py
     metrics.py       what is measured
     baselines.py     what it is measured against; the nets among it are in dual_encoder.py

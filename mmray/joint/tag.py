@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 
 from mmray import storage
 from mmray.cli import console
 from mmray.errors import UserError
 from mmray.joint.index import Index
 from mmray.joint.predict import Tagger
-from mmray.joint.tag_stages import FILE_SCHEMA, PLACE_SCHEMA, ReadFeatures, TagPictures, places
+from mmray.joint.tag_stages import TagPictures
 from mmray.models import absolute, load_predictor
-from mmray.pipeline import shards
+from mmray.pipeline.asking import Pictures, check_limit
 from mmray.pipeline.dataset import Dataset, tensor
-from mmray.pipeline.images import Workers, picture_rows
-from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
-from mmray.pipeline.pictures import DecodePictures
-from mmray.pipeline.stages import Stage
+from mmray.pipeline.images import Workers
+from mmray.pipeline.job import Prepared
 
-SHARD = 256
-"""Pictures of a shard, which is decoded (at 224 pixels: 38 MB) and written as a whole."""
 INDEX = "index"
 NUM_QUERIES = 200
 """Most queries of each kind that the index is tried with."""
@@ -52,8 +46,7 @@ class TagOptions:
         """Raise a `UserError` that names the flag when a value cannot work."""
         if self.top < 1:
             raise UserError(f"--top {self.top}: expected 1 or more")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"--limit {self.limit}: expected 1 or more")
+        check_limit(self.limit)
 
 
 def tag_pictures(
@@ -92,90 +85,23 @@ def tag_pictures(
         raise UserError(
             f"{options.model}: is no model of tags; expected one that jobs/train_joint.py made"
         )
-    dataset = stored_pictures(options.input)
-    job = _job(options, out, tagger, dataset, max_error_ratio)
-    prepared = job.claim(overwrite) or _answer(job, options, workers, tagger, dataset)
+    pictures = Pictures(options.input, options.limit, tagger.scorer.backbone)
+    if pictures.dataset is not None:
+        from mmray.joint.evaluate import check_backbone
+
+        check_backbone(tagger, pictures.dataset)
+    job = pictures.job(
+        *(out, "tags", asdict(options), tagger.fingerprint),
+        max_error_ratio=max_error_ratio,
+        derived=(INDEX,),
+    )
+    prepared = job.claim(overwrite)
+    if prepared is None:
+        ask = TagPictures(options.model, options.top, options.useless, pictures.size)
+        prepared = pictures.answer(job, ask, ("id", "uri", "tags", "vector"), workers)
     if index:
         index_answers(tagger, job.out)
     return prepared
-
-
-def stored_pictures(source: str) -> Dataset | None:
-    """The image dataset at `source`; None where that is another source of pictures.
-
-    Raises:
-        UserError: it is a dataset of another kind.
-    """
-    if ":" in source.split("://")[0]:  # folder:DIR, folder:s3://...
-        return None
-    path = storage.join(source, "manifest.json")
-    if not storage.exists(path):
-        return None
-    manifest = storage.read_json(path)
-    is_ours = isinstance(manifest, dict) and "schema_version" in manifest
-    return Dataset(source, "images") if is_ours else None
-
-
-def _job(
-    options: TagOptions, out: str, tagger: Tagger, dataset: Dataset | None, max_error_ratio: float
-) -> DatasetJob:
-    described = asdict(options)
-    if dataset is not None:
-        from mmray.joint.evaluate import check_backbone
-
-        check_backbone(tagger, dataset)
-        described["input_manifest"] = dataset.sha256[:12]
-    model = {"weights_sha256": tagger.fingerprint, "backbone": tagger.scorer.backbone}
-    return DatasetJob(
-        out,
-        kind="tags",
-        options=described,
-        nets={"model": model},
-        items="pictures",
-        parts="rows",
-        max_error_ratio=max_error_ratio,
-        net_key="models",
-        max_shard=SHARD,
-        derived=(INDEX,),
-    )
-
-
-def _answer(
-    job: DatasetJob, options: TagOptions, workers: Workers, tagger: Tagger, dataset: Dataset | None
-) -> Prepared:
-    """List the pictures, and ask."""
-    size = _size(tagger) if dataset is None else 0
-    read: Stage
-    if dataset is None:
-        job.list_parts(_files(options), FILE_SCHEMA, options.input)
-        read = DecodePictures(size, tagger.scorer.backbone["fit"], workers.timeout_s)
-    else:
-        job.list_parts(places(dataset, options.limit), PLACE_SCHEMA, options.input)
-        read = ReadFeatures(dataset.uri)
-    write = shards.WriteShard(
-        job.out, ("id", "uri", "tags", "vector"), job.errors, row_group_size=SHARD
-    )
-    pools = decode_and_ask(
-        [shards.ReadShard(job.part_list), read],
-        [TagPictures(options.model, options.top, options.useless, size), write],
-        decoders=workers.decoders,
-        nets=workers.nets,
-    )
-    job.main(pools)
-    return job.finish(options.input)
-
-
-def _files(options: TagOptions) -> Iterator[pa.Table]:
-    for table in picture_rows(options.input, options.limit):
-        yield table.select(FILE_SCHEMA.names)
-
-
-def _size(tagger: Tagger) -> int:
-    """Side of the squares that the backbone takes, in pixels."""
-    from mmray.teachers import describe_teacher
-
-    # The nets themselves are started by the workers, perhaps on a GPU that this process lacks.
-    return max(describe_teacher(spec)["size"] for spec in tagger.scorer.backbone["nets"])
 
 
 def index_answers(tagger: Tagger, out: str) -> None:

@@ -34,6 +34,7 @@ class ImageOptions:
     fit: Fit = "pad"
     limit: int | None = None
     grid: bool = False
+    language: str | None = None
 
     def check(self) -> None:
         """Raise a `UserError` that names the flag when a value cannot work."""
@@ -93,10 +94,11 @@ def prepare_images(
     options = options.absolute()
     job = image_job(options, out, max_error_ratio)
     if overwrite:  # nothing is removed for a source that is not there
-        next(picture_rows(options.source, options.limit), None)
+        next(picture_rows(options.source, options.limit, options.language), None)
     if finished := job.claim(overwrite):
         return finished
-    job.list_parts(picture_rows(options.source, options.limit), PICTURE_SCHEMA, options.source)
+    rows = picture_rows(options.source, options.limit, options.language)
+    job.list_parts(rows, PICTURE_SCHEMA, options.source)
     job.main(picture_pools(job, options, workers))
     return job.finish(options.source)
 
@@ -112,6 +114,8 @@ def image_job(options: ImageOptions, out: str, max_error_ratio: float = 0.2) -> 
     described = asdict(options) | {"backbone": list(options.backbone)}
     if not options.grid:  # datasets from before there were grids go on, and stay equal
         del described["grid"]
+    if options.language is None:
+        del described["language"]
     return DatasetJob(
         *(out, "images", described, nets, "pictures", "rows", max_error_ratio), max_shard=SHARD
     )
@@ -136,13 +140,15 @@ def picture_pools(job: DatasetJob, options: ImageOptions, workers: Workers) -> l
     )
 
 
-def picture_rows(source: str, limit: int | None = None) -> Iterator[pa.Table]:
+def picture_rows(
+    source: str, limit: int | None = None, language: str | None = None
+) -> Iterator[pa.Table]:
     """A source's first pictures as tables of `PICTURE_SCHEMA`, some at a time."""
     from mmray.pipeline.clips import with_ids
     from mmray.pipeline.pictures import PICTURE_SCHEMA
     from mmray.sources import images, split_of
 
-    items = with_ids(itertools.islice(images(source), limit), source)
+    items = with_ids(itertools.islice(images(source, language), limit), source)
     while batch := list(itertools.islice(items, 1024)):
         rows: list[dict[str, Any]] = [
             {

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from mmray import storage
 from mmray.errors import UserError
 from mmray.sources import karpathy, texts
-from mmray.sources.captions import NO_CAPTION, Flaws, spoken, table_rows, text_lines
+from mmray.sources.captions import NO_CAPTION, Flaws, is_name, spoken, table_rows, text_lines
 from mmray.sources.items import ImageItem
 
 # The line; the name of a picture, empty where the line has none; a caption of it.
@@ -95,7 +95,7 @@ def _captions(file: str, read: Callable[[str, Flaws], _Lines]) -> dict[str, list
     captions: dict[str, list[str]] = {}
     flaws = Flaws(file)
     for place, name, caption in read(file, flaws):
-        if not name.strip():
+        if not is_name(name):
             flaws.add(NO_CAPTION, place)
         elif texts_ := spoken([caption], place, flaws):
             captions.setdefault(name.strip(), []).extend(texts_)
@@ -103,14 +103,13 @@ def _captions(file: str, read: Callable[[str, Flaws], _Lines]) -> dict[str, list
     if not captions:
         start = next(text_lines(file, Flaws(file)), "").strip()
         raise UserError(
-            f"{file}: holds no captions in the form of this data set; expected "
-            f"{(read.__doc__ or '').strip()}; found {f'{start:.80}' if start else 'nothing'}"
+            f"{file}: holds no captions in the form of this data set; expected {_FORMS[read]}; "
+            f"it starts with {start[:80]!r}"
         )
     return captions
 
 
 def _token_lines(file: str, flaws: Flaws) -> _Lines:
-    """lines such as `NAME.jpg#0<tab>caption`"""
     for number, line in enumerate(text_lines(file, flaws), 1):
         if line.strip():
             place, tab, caption = line.partition("\t")
@@ -118,14 +117,12 @@ def _token_lines(file: str, flaws: Flaws) -> _Lines:
 
 
 def _csv_rows(file: str, flaws: Flaws) -> _Lines:
-    """`image,caption` above lines of such"""
     for place, row in table_rows(file, flaws):
         if row != ["image", "caption"]:
-            yield place, *(row if len(row) == 2 else ("", ""))
+            yield place, row[0] if len(row) == 2 else "", row[-1]
 
 
 def _bar_lines(file: str, flaws: Flaws) -> _Lines:
-    """`image_name| comment_number| comment` above lines of such"""
     for number, line in enumerate(text_lines(file, flaws), 1):
         if line.startswith("image_name|") or not line.strip():
             continue
@@ -133,6 +130,13 @@ def _bar_lines(file: str, flaws: Flaws) -> _Lines:
         # The published file lacks the second bar in one line.
         match = re.match(r"\s*\d+\s*[|\s]\s*", rest)
         yield f"line {number}", name if match else "", rest[match.end() :] if match else ""
+
+
+_FORMS: dict[Callable[[str, Flaws], _Lines], str] = {
+    _token_lines: "lines such as a.jpg#0<tab>A cat .",
+    _csv_rows: "a line image,caption above lines such as a.jpg,A cat .",
+    _bar_lines: "a line image_name| comment_number| comment above lines such as a.jpg| 0| A cat .",
+}
 
 
 def _splits(root: str, layout: _Layout, known: Collection[str]) -> dict[str, str]:

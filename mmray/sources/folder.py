@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import posixpath
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote_from_bytes
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.sources import texts
+from mmray.sources import captions, texts
 from mmray.sources.items import ImageItem, VideoItem
 
 VIDEO_SUFFIXES = frozenset({
@@ -47,16 +50,89 @@ def images(where: str) -> Iterator[ImageItem]:
     X.txt has one tag a line, or tags with commas between them on its only line; X.json has
     `{"tags": [...], "captions": [...]}`. Where both are there, the tags of both count. A picture
     beside which nothing readable lies has no words.
+
+    One of `captions.FILES` in the folder adds captions and splits to the pictures that it names: by
+    their path below the folder, or by their name where there and in the file only one has it. (A
+    captions.json beside a captions.jpg is about that picture alone.)
     """
-    found = files(where, IMAGE_SUFFIXES, SIDECAR_SUFFIXES)
+    file = _captions_file(where)
+    beside = SIDECAR_SUFFIXES if file is None else SIDECAR_SUFFIXES | {_name(file)}
+    found = files(where, IMAGE_SUFFIXES, beside)
     listed = _remote_sidecars(where) if storage.is_remote(where) else None
-    return (_image(uri, key, listed) for uri, key in found)
+    if file is None:
+        return (_image(uri, key, listed) for uri, key in found)
+    return _captioned(where, file, list(found), listed)
+
+
+def _captions_file(where: str) -> str | None:
+    places = [storage.join(storage.absolute(where), name) for name in captions.FILES]
+    there = [place for place in places if where and storage.exists(place)]
+    for other in there[1:]:
+        _log.warning("%s: left out, since %s counts", other, there[0])
+    return there[0] if there else None
+
+
+def _captioned(
+    where: str, file: str, pictures: list[tuple[str, str]], listed: frozenset[str] | None
+) -> Iterator[ImageItem]:
+    if any(str(PurePosixPath(key).with_suffix(".json")) == _name(file) for _, key in pictures):
+        words = {}
+    else:
+        words = _by_key(where, file, [key for _, key in pictures])
+    for uri, key in pictures:
+        item = _image(uri, key, listed)
+        if said := words.get(key):
+            more = [caption for caption in said.captions if caption not in item.captions]
+            item = replace(item, captions=item.captions + more, split=said.split)
+        yield item
+
+
+def _by_key(where: str, file: str, keys: list[str]) -> dict[str, captions.Words]:
+    """What a file of captions says, by the keys of the pictures that it means."""
+    read = captions.read(file)
+    root = _composed(storage.absolute(where).rstrip("/")) + "/"
+    paths = {name: posixpath.normpath(_composed(name).removeprefix(root)) for name in read}
+    known = {_composed(key): key for key in keys}
+    # By the name alone only what cannot be mistaken: train/1.jpg is not test/1.jpg.
+    given = Counter(map(_name, set(paths.values())))
+    there = Counter(map(_name, known))
+    alone = {_name(path): key for path, key in known.items() if there[_name(path)] == 1}
+    words: dict[str, captions.Words] = {}
+    lost: list[str] = []
+    for name, said in read.items():
+        key = known.get(paths[name])
+        if key is None and given[_name(paths[name])] == 1:
+            key = alone.get(_name(paths[name]))
+        if key is None:
+            lost.append(name)
+        elif key in words:
+            words[key].captions += said.captions
+            words[key].split = words[key].split or said.split
+        else:
+            words[key] = said
+    if lost:
+        _log.warning(
+            "%s: left out captions of %d pictures that are not in the folder (or of which it has "
+            "several of that name), such as %r", file, len(lost), lost[0],
+        )  # fmt: skip
+    if len(words) < len(keys):
+        _log.warning("%s: names %d of the %d pictures in the folder", file, len(words), len(keys))
+    return words
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _composed(path: str) -> str:
+    """Names as macOS writes them differ from those in texts, where letters have accents."""
+    return unicodedata.normalize("NFC", path)
 
 
 def _image(uri: str, key: str, listed: frozenset[str] | None) -> ImageItem:
     """`listed` are the keys of all sidecars, which saves a remote store two questions a picture."""
     tags: list[str] = []
-    captions: list[str] = []
+    sentences: list[str] = []
     for suffix in sorted(SIDECAR_SUFFIXES, reverse=True):
         if listed is not None and str(PurePosixPath(key).with_suffix(suffix)) not in listed:
             continue
@@ -69,9 +145,9 @@ def _image(uri: str, key: str, listed: frozenset[str] | None) -> ImageItem:
         if suffix == ".txt":
             tags += texts.tags(text)
         else:
-            more_tags, captions = _words_of_json(beside, text)
+            more_tags, sentences = _words_of_json(beside, text)
             tags += [tag for tag in more_tags if tag not in tags]
-    return ImageItem(uri, key, tags, captions)
+    return ImageItem(uri, key, tags, sentences)
 
 
 def _words_of_json(uri: str, text: str) -> tuple[list[str], list[str]]:
@@ -80,14 +156,14 @@ def _words_of_json(uri: str, text: str) -> tuple[list[str], list[str]]:
         value: Any = json.loads(text)
         if not isinstance(value, dict):
             raise ValueError(_SIDECAR_JSON)
-        tags, captions = (value.get(name) or [] for name in ("tags", "captions"))
-        for words in (tags, captions):
+        tags, sentences = (value.get(name) or [] for name in ("tags", "captions"))
+        for words in (tags, sentences):
             if not isinstance(words, list) or any(not isinstance(word, str) for word in words):
                 raise ValueError(_SIDECAR_JSON)
     except (ValueError, RecursionError) as e:
         _log.warning("%s: left out, cannot be read as words of a picture (%s)", uri, e)
         return [], []
-    return tags, captions
+    return tags, sentences
 
 
 def _remote_sidecars(where: str) -> frozenset[str]:
@@ -107,7 +183,8 @@ def files(
     Args:
         where: the folder.
         suffixes: of the files to find, in lower case.
-        beside: suffixes of files that belong to these, which are neither found nor counted.
+        beside: suffixes or paths of files that belong to these, which are neither found nor
+            counted.
 
     Raises:
         UserError: there is no such folder.
@@ -135,7 +212,7 @@ def _chosen(
         suffix = PurePosixPath(key).suffix.lower()
         if suffix in suffixes:
             yield uri, key
-        elif PurePosixPath(key).suffix not in beside:
+        elif key not in beside and PurePosixPath(key).suffix not in beside:
             others[suffix or "no ending"] += 1
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))

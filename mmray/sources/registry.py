@@ -28,7 +28,10 @@ _VIDEOS: dict[str, tuple[Callable[[str], Iterator[VideoItem]], str]] = {
 }
 _IMAGES: dict[str, tuple[Callable[[str], Iterator[ImageItem]], str]] = {
     "toy": (toy.images, "toy, or toy:DIR for a toy world made before"),
-    "folder": (folder.images, "folder:DIR with pictures, and X.txt or X.json beside X.jpg"),
+    "folder": (
+        folder.images,
+        "folder:DIR with pictures, and captions.json or X.txt or X.json beside X.jpg",
+    ),
     "manifest": (manifest.images, "manifest:FILE, a Parquet or CSV file with a column `uri`"),
     "mirflickr": (mirflickr.images, "mirflickr:DIR, with im1.jpg or images/0/0.jpg"),
     "coco": (coco.images, "coco:DIR, with annotations/captions_train2017.json and train2017"),
@@ -59,20 +62,30 @@ def videos(source: str) -> Iterator[VideoItem]:
     return _VIDEOS[kind][0](where)
 
 
-def images(source: str) -> Iterator[ImageItem]:
+def images(source: str, language: str | None = None) -> Iterator[ImageItem]:
     """The pictures of a source with their words, one after another, always in the same order.
 
     Args:
         source: `toy`, `folder:DIR`, `manifest:FILE`, `mirflickr:DIR`, `coco:DIR`, `flickr8k:DIR`,
             `flickr30k:DIR`, `openclipart` or `stamps`; `toy`, `openclipart` and `stamps` take
             `:DIR` too. A local path alone as in `videos`.
+        language: of the captions, such as `de`, where a source has several (`stamps`, where None
+            is English).
 
     Raises:
-        UserError: unknown kind of source, another layout than it names, or no picture. Errors in
-            a later row of a manifest come when that row is reached.
+        UserError: unknown kind of source, another layout than it names, no picture, or no caption
+            in the language. Errors in a later row of a manifest come when that row is reached.
     """
     kind, where = _parse(source, {name: text for name, (_, text) in _IMAGES.items()})
-    items, text = _IMAGES[kind][0](where), _IMAGES[kind][1]
+    read, text = _IMAGES[kind]
+    if language is None:
+        items = read(where)
+    elif kind == "stamps":
+        items = stamps.images(where, language)
+    else:
+        raise UserError(
+            f"--language {language}: {source} has captions in one language; expected it with stamps"
+        )
     first = next(items, None)
     if first is None:
         raise UserError(f"{source}: holds no pictures; expected {text}")

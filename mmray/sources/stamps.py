@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmray.sources.items import ImageItem, VideoItem
 
 STAMPS = "/usr/share/tuxpaint/stamps"
 """Where Debian's package tuxpaint-stamps-default puts them."""
+ENGLISH = "en"
 MIN_DURATION_S = 1.0
 """A shorter sound is followed by silence."""
 VERSION = 1
@@ -44,22 +46,49 @@ def videos(where: str) -> Iterator[VideoItem]:
     return _videos(_root(where))
 
 
-def images(where: str) -> Iterator[ImageItem]:
+def images(where: str, language: str = ENGLISH) -> Iterator[ImageItem]:
     """The stamps X.png; those that are drawings (X.svg) only are left out.
 
-    The caption is the English one, tags are the names of the folders on the way, the label is the
-    first of them.
+    The caption is the one in this language, tags are the names of the folders on the way, the
+    label is the first of them.
 
     Args:
         where: as in `videos`.
+        language: of the caption, such as `de` or `pt_BR`; a stamp without has no caption.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is no such folder, or no caption in this language.
     """
     root = _root(where)
-    return (
-        _image(root, picture) for picture in sorted(root.rglob("*.png")) if not _is_variant(picture)
-    )
+    pictures = (path for path in sorted(root.rglob("*.png")) if not _is_variant(path))
+    if language == ENGLISH:
+        return (_image(root, path, _caption(path.with_suffix(".txt"))) for path in pictures)
+    return _translated(root, list(pictures), language)
+
+
+def _translated(root: Path, pictures: list[Path], language: str) -> Iterator[ImageItem]:
+    counts: Counter[str] = Counter()
+    captions: list[str] = []
+    broken = 0
+    for path in pictures:
+        said = _captions(path.with_suffix(".txt"))
+        counts.update(said.keys())
+        captions.append(said.get(language, ""))
+        broken += "\ufffd" in captions[-1]
+    if language not in counts:
+        there = ", ".join(f"{code} {count}" for code, count in sorted(counts.items()))
+        raise UserError(
+            f"--language {language}: no stamp in {root} has such a caption; expected one of those "
+            f"(with their counts): {there or 'none'}"
+        )
+    if counts[language] < len(pictures):
+        _log.warning(
+            "%s: %d of %d stamps have no caption in %s",
+            root, len(pictures) - counts[language], len(pictures), language,
+        )  # fmt: skip
+    if broken:
+        _log.warning("%s: %d captions in %s are not UTF-8", root, broken, language)
+    return (_image(root, *pair) for pair in zip(pictures, captions, strict=True))
 
 
 def _root(where: str) -> Path:
@@ -81,9 +110,8 @@ def _is_variant(picture: Path) -> bool:
     return False
 
 
-def _image(root: Path, picture: Path) -> ImageItem:
+def _image(root: Path, picture: Path, caption: str) -> ImageItem:
     path = picture.relative_to(root)
-    caption = _caption(picture.with_suffix(".txt"))
     folders = [readable(name) for name in path.parts[:-1]]
     return ImageItem(
         local_uri(str(picture.absolute())),
@@ -115,6 +143,17 @@ def _caption(path: Path) -> str:
     if not path.is_file():
         return ""
     return path.read_bytes().split(b"\n")[0].decode("utf-8-sig", errors="replace").strip()
+
+
+def _captions(path: Path) -> dict[str, str]:
+    """The captions by their languages."""
+    said = {ENGLISH: english} if (english := _caption(path)) else {}
+    lines = path.read_bytes().split(b"\n")[1:] if path.is_file() else []
+    for line in lines:
+        code, _, text = line.decode("utf-8", errors="replace").partition(".utf8=")
+        if text.strip():
+            said.setdefault(code.strip(), text.strip())
+    return said
 
 
 def _video(picture: Path, sound: Path) -> Path:

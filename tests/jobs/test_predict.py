@@ -1,7 +1,8 @@
-"""Hearing and tagging files as the user does it: a folder in, Parquet out, rubbish quarantined."""
+"""Files as the user asks about them: a folder in, Parquet out, rubbish quarantined."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.soundnet.config import SoundNetConfig
 from mmray.soundnet.model import SoundNetModel, save_model
+from tests.captioner.captioners import write_captioner
 from tests.joint.taggers import write_pictures, write_tagger
 
 CLASSES = {"objects": ["cat", "dog", "bell"], "scenes": ["beach", "street"]}
@@ -154,6 +156,47 @@ def test_bad_flags_of_tags_are_named(
     usual = ["tags", "--model", str(tagger_folder), "--input", str(picture_folder), "--local"]
     with pytest.raises(UserError, match=message):
         predict.main([*usual, "--out", str(tmp_path / "tags"), *flags])
+
+
+@pytest.fixture(scope="module")
+def captioner_folder(picture_world: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_captioner(tmp_path_factory.mktemp("captioner") / "model", picture_world)
+
+
+def test_pictures_are_captioned(
+    captioner_folder: str, picture_folder: Path, tmp_path: Path, local_mode: None
+) -> None:
+    argv = ["captions", "--model", captioner_folder, "--input", str(picture_folder), "--local"]
+    argv += ["--out", str(tmp_path / "captions"), "--beam", "3", "--n", "2"]
+    done = predict.main([*argv, "--json", str(tmp_path / "results.json")])
+    assert (done.rows, done.errors) == (10, 1)
+    rows = Dataset(done.path, "captions").read(["id", "caption", "captions"]).to_pylist()
+    assert {len(row["captions"]) for row in rows} == {2}
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [r["caption"] for r in results] == [row["caption"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "/no/such/model"], "/no/such/model: no such model"),
+        (["--input", "/no/such"], "is no source and no folder"),
+        (["--beam", "0"], "--beam 0"),
+        (["--n", "0"], "--n 0"),
+        (["--n", "6"], "--n 6: expected 1 to --beam 5"),
+        (["--length-penalty", "nan"], "--length-penalty nan"),
+        (["--limit", "0"], "--limit 0"),
+        (["--timeout-s", "0"], "--timeout-s 0"),
+        (["--decoders", "0"], "--decoders 0"),
+        (["--max-error-ratio", "2"], "--max-error-ratio 2"),
+    ],
+)
+def test_bad_flags_of_captions_are_named(
+    captioner_folder: str, picture_folder: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    usual = ["captions", "--model", captioner_folder, "--input", str(picture_folder), "--local"]
+    with pytest.raises(UserError, match=message):
+        predict.main([*usual, "--out", str(tmp_path / "captions"), *flags])
 
 
 def test_sounds_are_not_asked_of_a_model_of_tags(tagger_folder: Path, tmp_path: Path) -> None:

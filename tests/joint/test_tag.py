@@ -18,16 +18,16 @@ from mmray.cli import JobFailed
 from mmray.errors import UserError
 from mmray.joint import finish
 from mmray.joint import index as index_module
-from mmray.joint import tag as tag_module
 from mmray.joint.tag import (
     NUM_QUERIES,
     TagOptions,
     index_answers,
     likely_queries,
-    stored_pictures,
     tag_pictures,
 )
 from mmray.joint.tag_stages import TagPictures
+from mmray.pipeline import asking
+from mmray.pipeline.asking import stored_pictures
 from mmray.pipeline.dataset import Dataset, tensor, tensor_column
 from mmray.pipeline.images import ImageOptions, prepare_images
 from mmray.soundnet.config import SoundNetConfig
@@ -120,7 +120,7 @@ def test_top_useless_and_limit(tag: Tag) -> None:
 
 
 def test_goes_on_where_it_stopped(tag: Tag, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(tag_module, "SHARD", 3)
+    monkeypatch.setattr(asking, "SHARD", 3)
     whole = tag("whole")
     assert len(whole.shards) == 4
     asked: list[int] = []
@@ -217,7 +217,7 @@ def test_a_large_index_is_tried_with_what_people_ask(
 
 
 def test_stored_features_give_the_same(tag: Tag, stored: str, monkeypatch) -> None:
-    monkeypatch.setattr(tag_module, "SHARD", 5)
+    monkeypatch.setattr(asking, "SHARD", 5)
     from_files, found = tag("files"), tag("found", input=stored, index=True)
     assert found.manifest["counts"] == {"pictures": 10, "rows": 10, "shards": 2, "errors": 0}
     first, second = vectors(from_files), vectors(found)

@@ -49,9 +49,10 @@ def write_rows(
     folder: Path, rows: list[dict[str, Any]], teacher: str, fit: str = "pad", row_group: int = 16
 ) -> str:
     """An image dataset of rows with `tags`, and where wanted more of its columns."""
-    net = describe_teacher(teacher)
+    has_grid = bool(rows) and "grid" in rows[0]
+    net = describe_teacher(teacher, grid=has_grid)
     dim = net["depths_dim"] + net["feature_dim"]
-    usual = {"split": "train", "labels": [], "features": np.zeros(dim)}
+    usual = {"split": "train", "labels": [], "captions": [], "features": np.zeros(dim)}
     rows = [{"id": f"pic{i:03d}", **usual, **row} for i, row in enumerate(rows)]
     texts = pa.list_(pa.string())
     count = len(rows)
@@ -63,13 +64,16 @@ def write_rows(
             "width": pa.array([16] * count, pa.int32()),
             "height": pa.array([16] * count, pa.int32()),
             "tags": pa.array([row["tags"] for row in rows], texts),
-            "captions": pa.array([[]] * count, texts),
+            "captions": pa.array([row["captions"] for row in rows], texts),
             "labels": pa.array([row["labels"] for row in rows], texts),
             "features": dataset.tensor_column([row["features"] for row in rows], [dim], "float16"),
             "objects": dataset.tensor_column(np.full((count, 3), 1 / 3), [3], "float16"),
             "thumbnail": pa.array([b"\xff\xd8"] * count, pa.binary()),
         }
     )
+    if has_grid:
+        grids = dataset.tensor_column([row["grid"] for row in rows], net["grid"], "float16")
+        table = table.append_column("grid", grids)
     dataset.write_table(str(folder / dataset.PART.format(0)), table, row_group)
     manifest = {
         "kind": "images",

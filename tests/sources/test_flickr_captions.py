@@ -1,3 +1,4 @@
+import json
 import logging
 
 import pytest
@@ -81,7 +82,9 @@ def test_lines_without_a_caption_are_counted(tmp_path, caplog):
         (item,) = images(f"flickr8k:{tmp_path}")
     assert item.captions == ["Caf\ufffd"]
     (line,) = caplog.messages
-    assert "left out 2 lines" in line
+    assert "left out 1 lines that are no caption of a picture (first: line 2)" in line
+    assert "left out 1 empty captions (first: line 4)" in line
+    assert "read 1 lines that are not UTF-8 with \ufffd in them (first: line 1)" in line
 
 
 def test_another_layout(tmp_path):
@@ -100,5 +103,48 @@ def test_another_layout(tmp_path):
 
 def test_a_table_that_is_none(tmp_path):
     write(tmp_path, {"captions.txt": 'image,caption\na.jpg,"' + "x" * 200_000, "images/a.jpg": "x"})
-    with pytest.raises(UserError, match=r"captions\.txt: cannot be read as a table"):
+    with pytest.raises(UserError, match=r"captions\.txt: holds no captions .* expected a line"):
         images(f"flickr8k:{tmp_path}")
+
+
+def test_a_quotation_mark_that_nothing_closes(tmp_path, caplog):
+    text = 'image,caption\na.jpg,"A dog\nb.jpg,A cat\nc.jpg,"A cow"\nd.jpg,A hen\n'
+    write(tmp_path, {"captions.txt": text, "images/a.jpg": "x"})
+    with caplog.at_level(logging.WARNING):
+        assert [i.key for i in images(f"flickr8k:{tmp_path}")] == ["d.jpg"]
+    assert "left out 3 lines that are no caption of a picture (first: line 2)" in caplog.text
+
+
+def test_flickr30k_where_kaggle_unpacks_it(tmp_path):
+    text = "image_name| comment_number| comment\na.jpg| 0| A dog\n"
+    folder = "flickr30k_images"
+    write(tmp_path, {f"{folder}/results.csv": text, f"{folder}/{folder}/a.jpg": "x"})
+    (item,) = images(f"flickr30k:{tmp_path}")
+    assert (item.uri, item.captions) == (f"{tmp_path}/{folder}/{folder}/a.jpg", ["A dog"])
+
+
+def test_splits_of_pictures_without_captions(tmp_path, caplog):
+    texts = {"Flickr8k.token.txt": TOKENS, "Flickr_8k.testImages.txt": "z.jpg\na.jpg\n"}
+    write(tmp_path, {**texts, "images/a.jpg": "x"})
+    with caplog.at_level(logging.WARNING):
+        assert [i.split for i in images(f"flickr8k:{tmp_path}")] == ["test", "train"]
+    assert "list 1 pictures that have no captions, such as z.jpg" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["flickr8k", "flickr30k"])
+@pytest.mark.parametrize("folder", [".", "annotations"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_karpathy_decides_captions_and_splits(tmp_path, name, folder, alone):
+    pictures = [
+        {"filename": "b.jpg", "split": "val", "sentences": [{"raw": " Two cats. "}]},
+        {"filename": "a.jpg", "split": "test", "sentences": [{"tokens": ["a", "dog"]}]},
+    ]
+    written = {f"{folder}/dataset_{name}.json": json.dumps({"images": pictures})}
+    if not alone:
+        written |= {"Flickr8k.token.txt": TOKENS, "results_20130124.token": TOKENS}
+        written |= {"Flickr_8k.trainImages.txt": "a.jpg\n", "train.txt": "a\n"}
+    write(tmp_path, {**written, "images/a.jpg": "x"})
+    assert list(images(f"{name}:{tmp_path}")) == [
+        ImageItem(f"{tmp_path}/images/b.jpg", "b.jpg", captions=["Two cats."], split="val"),
+        ImageItem(f"{tmp_path}/images/a.jpg", "a.jpg", captions=["a dog"], split="test"),
+    ]

@@ -142,3 +142,33 @@ def test_pictures_of_a_missing_or_empty_folder(tmp_path):
         images("stamps:/no/such/place")
     with pytest.raises(UserError, match="holds no pictures; expected stamps"):
         images(f"stamps:{tmp_path}")
+
+
+def test_captions_in_another_language(root, caplog):
+    text = b"A dog.\nfr.utf8=Un chien.\r\nde.utf8=Ein Hund.\nde.utf8=Noch einer.\npt_BR.utf8=\n"
+    (root / "animals" / "dog.txt").write_bytes(text)
+    (root / "animals" / "mute.txt").write_bytes(b"Mute.\nde.utf8=\xe9\nnonsense\n")
+
+    def of(language):
+        return [i.captions for i in images(f"stamps:{root}", language)]
+
+    assert of(None) == of("en") == [["A cat."], ["A dog."], ["Mute."]]
+    assert of("fr") == [["Un chat."], ["Un chien."], []]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert of("de") == [[], ["Ein Hund."], ["\ufffd"]]
+    missing, broken = caplog.messages
+    assert "1 of 3 stamps have no caption in de" in missing
+    assert "1 captions in de are not UTF-8" in broken
+
+
+@pytest.mark.parametrize("language", ["tlh", "pt_BR", ""])
+def test_an_unknown_language_lists_those_that_exist(root, language):
+    with pytest.raises(UserError, match=r"expected one of those \(.*\): en 1, fr 1$") as error:
+        images(f"stamps:{root}", language)
+    assert f"--language {language}:" in str(error.value)
+
+
+def test_only_stamps_have_captions_in_several_languages(tmp_path):
+    with pytest.raises(UserError, match=r"--language de: folder:.* expected it with stamps"):
+        images(f"folder:{tmp_path}", "de")

@@ -1,0 +1,106 @@
+"""The job on a small world: it learns with each decoder, resumes, and is measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mmray
+from jobs import evaluate, train_captioner
+from mmray import storage
+from mmray.captioner.evaluate import read_captioned
+from mmray.captioner.model import NETS
+from mmray.errors import UserError
+from mmray.pipeline.dataset import Dataset
+from tests.captioner.worlds import write_captioned
+from tests.joint.worlds import write_rows
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: str) -> str:
+    return write_captioned(tmp_path_factory.mktemp("captioned"), tiny_teacher)
+
+
+def flags(data: str, out: Path, *more: str) -> list[str]:
+    small = ["--dim", "32", "--layers", "2", "--heads", "2", "--dropout", "0", "--max-length", "8"]
+    often = ["--batch-size", "32", "--lr", "5e-3", "--warmup", "4", "--eval-every", "40"]
+    return ["--data", data, "--out", str(out), *small, *often, "--captions", "2", *more]
+
+
+@pytest.mark.parametrize("arch", NETS)
+def test_learns_and_is_measured(data: str, arch: str, tmp_path: Path, local_mode: None) -> None:
+    argv = flags(data, tmp_path, "--arch", arch, "--steps", "160", "--local")
+    result = train_captioner.main(argv)
+    assert result.metrics.keys() == {"loss", "cider"}
+    where = f"models:/mmray-captioner/{result.version}"
+    argv_of_evaluation = ["captioner", "--model", where, "--data", data, "--out", str(tmp_path)]
+    found = evaluate.main([*argv_of_evaluation, "--also", f"again={result.path}", "--local"])
+    assert found["cider"] > 2
+    assert found["cider"] > found["blind.cider"] + 1
+    assert found["again.cider"] == found["cider"]
+    assert storage.read_json(tmp_path / "captioner.json") == found
+    captioner = mmray.load(result.path, device="cpu")
+    places = read_captioned(
+        Dataset(data, "images"), "test", "grid" if arch != "lstm" else "features"
+    )
+    told = captioner.captions_of(places.places[:5], 4, 3, attention=True)
+    assert all(len(captions) == 3 for captions in told)
+    if arch != "lstm":
+        best = told[0][0]
+        assert best.attention is not None
+        assert best.attention.shape == (len(best.caption.split()), *captioner.stored.grid)
+    assert train_captioner.main(argv) == result
+
+
+def test_rewards_come_after_captions(data: str, tmp_path: Path, local_mode: None) -> None:
+    more = ("--steps", "60", "--scst", "--scst-epochs", "6", "--scst-lr", "2e-3", "--local")
+    result = train_captioner.main(flags(data, tmp_path, *more))
+    first = storage.read_json(tmp_path / "cross_entropy/model/config.json")["training"]
+    assert first["steps"] == 60
+    assert first["rewards"] is False
+    assert result.metrics["cider"] > first["val"]["cider"]
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_and_two_workers_have_the_same_losses(data: str, tmp_path: Path) -> None:
+    results = [
+        train_captioner.main(flags(data, tmp_path / n, "--steps", "10", "--num-workers", n))
+        for n in ("2", "1")
+    ]
+    assert results[0].losses == pytest.approx(results[1].losses, abs=1e-4)
+    assert results[0].metrics == pytest.approx(results[1].metrics, abs=1e-3)
+
+
+def test_what_does_not_fit(
+    data: str,
+    tmp_path: Path,
+    tiny_teacher: str,
+    local_mode: None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pooled = write_captioned(tmp_path / "pooled", tiny_teacher, grid=False)
+    with pytest.raises(UserError, match="--arch attention: .* prepare the pictures with --grid"):
+        train_captioner.main(flags(pooled, tmp_path / "out", "--arch", "attention", "--local"))
+    none = write_rows(tmp_path / "none", [{"tags": []}] * 8, tiny_teacher)
+    with pytest.raises(UserError, match="--min-count"):
+        train_captioner.main(flags(none, tmp_path / "out", "--local"))
+    result = train_captioner.main(flags(data, tmp_path / "out", "--steps", "2", "--local"))
+    assert "24 training pictures have no caption" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="only pooled features; prepare the pictures with --grid"):
+        evaluate.main(["captioner", "--model", result.path, "--data", pooled])
+    for bad in (["--heads", "3"], ["--samples", "1"], ["--smoothing", "2"], ["--dim", "0"]):
+        with pytest.raises(UserError, match=bad[0]):
+            train_captioner.main(flags(data, tmp_path / "bad", *bad, "--local"))
+    with pytest.raises(UserError, match="--also x"):
+        evaluate.main(["captioner", "--model", result.path, "--data", data, "--also", "x"])
+
+
+def test_a_vocabulary_of_another_model(data: str, tmp_path: Path, local_mode: None) -> None:
+    result = train_captioner.main(flags(data, tmp_path, "--steps", "2", "--local"))
+    names = Path(result.path) / "words.json"
+    record = storage.read_json(names)
+    storage.write_json(names, {k: v[:-1] for k, v in record.items()})
+    with pytest.raises(UserError, match="its files do not belong together .*words"):
+        mmray.load(result.path)
