@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from mmray.captioner import folder
+from mmray.captioner.decode import END
 from mmray.captioner.model import Arch, CaptionConfig, build_net
 from mmray.captioner.vocabulary import Words
 from mmray.pipeline.dataset import Dataset
@@ -19,7 +20,7 @@ WORDS = Words.of(["a red ball on the grass", "a blue box in the room", "two cats
 def write_captioner(where: Path, data: str, arch: Arch = "transformer") -> str:
     """A captioner that sees what an image dataset has, grids if it has them; but for an LSTM.
 
-    It says something else of each picture.
+    Random weights say the same of everything; these are made to heed the picture.
     """
     dataset = Dataset(data, "images")
     grid = None if arch == "lstm" else grid_of(dataset)
@@ -31,7 +32,9 @@ def write_captioner(where: Path, data: str, arch: Arch = "transformer") -> str:
     mean, std = torch.from_numpy(known.mean), torch.from_numpy(known.std)
     net.set_statistics(mean, std, torch.ones(len(WORDS)))
     with torch.no_grad():
-        for weight in (net.project.weight, net.embed.weight):
-            weight *= 4
+        net.bias[END] -= 2
+        for name, weight in net.named_parameters():
+            if weight.dim() > 1 and any(x in name for x in ("picture", "position", "project")):
+                weight *= 4
     folder.save(net, WORDS, data, str(where), {})
     return str(where)
