@@ -119,13 +119,19 @@ class CaptionerArgs(cli.JobArgs):
 
     def others(self) -> dict[str, str]:
         """The models of --also by name."""
+        from mmray.captioner.evaluate import RESERVED
         from mmray.errors import UserError
 
+        if self.beam < 1:
+            raise UserError(f"--beam {self.beam}: expected 1 or more")
         pairs = [text.partition("=") for text in self.also]
         if bad := [
             name + sign for name, sign, where in pairs if not (name.isidentifier() and where)
         ]:
             raise UserError(f"--also {bad[0]}: expected NAME=MODEL, with a NAME of letters")
+        names = [name for name, _, _ in pairs]
+        if taken := [name for name in names if name in RESERVED or names.count(name) > 1]:
+            raise UserError(f"--also {taken[0]}=...: the table has that name already; take another")
         return {name: where for name, _, where in pairs}
 
 

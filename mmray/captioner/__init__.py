@@ -1,4 +1,4 @@
-"""Captions: how good they are."""
+"""Captions: decoders and their training, writing, and how good captions are."""
 
 from mmray.captioner.scores import scores
 

@@ -104,7 +104,7 @@ def caption_pictures(
     if pictures.dataset is not None:
         from mmray.captioner.evaluate import check_backbone
 
-        check_backbone("model", captioner, pictures.dataset)
+        check_backbone("--model", captioner, pictures.dataset)
     job = pictures.job(
         *(out, "captions", asdict(options), captioner.fingerprint),
         max_error_ratio=max_error_ratio,

@@ -27,7 +27,7 @@ LONGEST_REFERENCE = 100
 class CaptionExamples:
     """Pictures with their captions.
 
-    A batch has `picture` float32 [B, N, D]; `tokens` int64 [B, C, up to T + 2], captions as
+    A batch has `picture` float32 [B, N, D]; `tokens` int64 [B, up to C, up to T + 2], captions as
     `Words.encode` gives them, those that a picture lacks all PAD; `has_captions` float32 [B]; and
     where rewards are asked for `references` int64 [B, R, L], the `word_hash` of every word of every
     caption, 0 where there is none, and in training `uniforms` float32 [B, S, T + 1], which decide
@@ -66,9 +66,9 @@ class CaptionExamples:
                 known = [known[j] for j in chosen]
             for j, text in enumerate(known[: self.captions]):
                 tokens[i, j] = self.words.encode(text, self.max_length)
-        # As wide as the longest caption: most are far shorter than the longest that may be.
-        used = np.flatnonzero((tokens != PAD).any(axis=(0, 1)))
-        tokens = tokens[:, :, : max(2, used.max(initial=0) + 1)]
+        # No larger than it must be: most captions are far shorter than the longest that may be.
+        each, long = ((tokens != PAD).any(axis=axes) for axes in ((0, 2), (0, 1)))
+        tokens = tokens[:, : max(1, each.sum()), : max(2, long.sum())]
         batch: Batch = {
             "picture": torch.from_numpy(places_of(rows, self.columns[0])),
             "tokens": torch.from_numpy(tokens),

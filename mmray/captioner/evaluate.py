@@ -22,6 +22,8 @@ from mmray.pipeline.images import backbone_of, grid_of
 
 MOST_TRAIN = 20_000
 """Training pictures that captions are copied from."""
+RESERVED = ("greedy", "blind", "nearest", "commonest", "people")
+"""Rows of the table that are always there."""
 NAMES = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider", "meteor")
 
 
@@ -99,7 +101,7 @@ def evaluate(
     """
     models = {"": captioner, **(others or {})}
     for name, model in models.items():
-        check_backbone(name or "model", model, dataset)
+        check_backbone(f"--also {name}" if name else "--model", model, dataset)
     test = read_captioned(dataset, split, captioner.stored.column, limit)
     written: dict[str, list[str]] = {}
     for name, model in models.items():
@@ -110,8 +112,11 @@ def evaluate(
     report("writing: greedy")
     written["greedy"] = _texts(captioner, test.places, 1, length_penalty)
     written["blind"] = others_captions(written[""], seed)
-    report("copying: nearest")
-    written |= copied(dataset, test)
+    if next(caption_lists(dataset, "train"), None) is None:
+        report("no training picture has a caption: none is copied")
+    else:
+        report("copying: nearest")
+        written |= copied(dataset, test)
     found: dict[str, float] = {}
     for name, texts in written.items():
         report(f"scoring: {name or 'the model'}")
@@ -137,14 +142,13 @@ def check_backbone(name: str, captioner: Captioner, dataset: Dataset) -> None:
     wanted, found = captioner.stored.backbone, backbone_of(dataset)
     if any(wanted[key] != found[key] for key in ("weights_sha256", "fit", "dim")):
         raise UserError(
-            f"--{name}: sees through {', '.join(wanted['nets'])} ({wanted['fit']}); the features "
+            f"{name}: sees through {', '.join(wanted['nets'])} ({wanted['fit']}); the features "
             f"of {dataset.uri} are of {', '.join(found['nets'])} ({found['fit']}), or of other "
-            "weights; "
-            "prepare the pictures with the model's --backbone and --fit"
+            "weights; prepare the pictures with the model's --backbone and --fit"
         )
     if captioner.stored.grid is not None and grid_of(dataset) is None:
         raise UserError(
-            f"--{name}: looks at places, and {dataset.uri} has only pooled features; prepare the "
+            f"{name}: looks at places, and {dataset.uri} has only pooled features; prepare the "
             "pictures with --grid"
         )
 
@@ -198,7 +202,7 @@ def variety(texts: Sequence[str], dataset: Dataset) -> dict[str, float]:
     """`words`: different words that are written; `novel`: share of captions not seen in training;
     `length`: words of a caption."""
     known: set[str] = set()
-    for captions in caption_lists(dataset, "train", MOST_TRAIN):
+    for captions in caption_lists(dataset, "train"):
         known.update(map(tokenise, captions))
     return {
         "words": float(len({word for text in texts for word in text.split()})),

@@ -65,6 +65,7 @@ def save(net: CaptionNet, words: Words, data: str, where: str, training: dict[st
         "format_version": FORMAT_VERSION,
         "sizes": net.config.to_json(),
         "grid": list(grid[:2]) if grid else None,
+        "words_sha256": words.sha256,
         "backbone": keep_nets(backbone_of(dataset), where),
         "training": training,
     }
@@ -92,6 +93,8 @@ def load(where: str) -> Stored:
                 f"words.json has {len(words.words)} words, the net was trained with "
                 f"{sizes.num_tokens - len(words) + len(words.words)}"
             )
+        if words.sha256 != config["words_sha256"]:
+            raise ValueError("words.json is of another model")
         net = build_net(sizes)
         with storage.localized(storage.join(where, "model.safetensors")) as path:
             net.load_state_dict(safetensors.torch.load_file(path))

@@ -7,6 +7,7 @@ import io
 import textwrap
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from mmray.captioner.data import places_of
@@ -27,7 +28,8 @@ def gallery(net: CaptionNet, words: Words, data: str) -> bytes:
     column = "grid" if net.config.places > 1 else "features"
     dataset = Dataset(data, "images")
     split = "val" if next(dataset.batches(["id"], 1, split="val"), None) is not None else "train"
-    table = next(dataset.batches(["thumbnail", "captions", column], SHOWN, split=split))
+    columns = ["thumbnail", "captions", column]
+    table = pa.concat_tables(dataset.batches(columns, 64, split=split, limit=SHOWN))
     rows = [{column: value} for value in tensor(table[column])]
     picture = torch.from_numpy(places_of(rows, column)).to(next(net.parameters()).device)
     written = beam(net, picture, net.config.max_length, 5, length_penalty=0.7).tokens[:, 0]
@@ -35,8 +37,8 @@ def gallery(net: CaptionNet, words: Words, data: str) -> bytes:
     axes = np.ravel(figure.subplots(3, 4))
     for axis in axes:
         axis.axis("off")
-    columns = zip(axes, table["thumbnail"], table["captions"].to_pylist(), written, strict=False)
-    for axis, thumbnail, captions, tokens in columns:
+    parts = zip(axes, table["thumbnail"], table["captions"].to_pylist(), written, strict=False)
+    for axis, thumbnail, captions, tokens in parts:
         with contextlib.suppress(MediaError):  # a picture less is no reason to lose a training
             axis.imshow(decode_image(thumbnail.as_py()))
         ours = textwrap.fill(" ".join(words.decode(tokens.tolist())), 36)

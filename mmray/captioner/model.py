@@ -132,7 +132,7 @@ class LstmNet(CaptionNet):
     def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """See `CaptionNet.forward`."""
         b, c, length = tokens.shape
-        state = repeated(self.start(picture), c)
+        state = self.start(picture).repeat(c)
         hidden = []
         for word in self.drop(self.embed(tokens.reshape(b * c, length))).unbind(1):
             h, m = self.cell(word, (state.own["hidden"], state.own["memory"]))
@@ -168,7 +168,7 @@ class AttentionNet(CaptionNet):
     def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """See `CaptionNet.forward`."""
         b, c, length = tokens.shape
-        state = repeated(self.start(picture), c)
+        state = self.start(picture).repeat(c)
         outputs, looks = [], []
         for word in self.drop(self.embed(tokens.reshape(b * c, length))).unbind(1):
             output, looked, state = self._next(state, word)
@@ -312,11 +312,6 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, heads: int, causal: bool
     q, k, v = (split(x, heads) for x in (query, keys, values))
     found = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return found.transpose(1, 2).flatten(-2)
-
-
-def repeated(state: State, times: int) -> State:
-    """So many hypotheses of each picture."""
-    return State(state.shared, {k: v.repeat_interleave(times, 0) for k, v in state.own.items()})
 
 
 NETS: dict[str, type[CaptionNet]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -183,7 +184,7 @@ class Captioner:
             n: sentences of each picture.
             temperature: below 1 prefers likely words more.
             top_p: draw only from the likeliest words that together have this probability.
-            seed: the same seed draws the same sentences of the same pictures.
+            seed: the same seed draws the same sentences of the same list of pictures.
             attention: also tell where it looked; slower.
 
         Raises:
@@ -215,15 +216,16 @@ class Captioner:
 
     def _told(self, picture: Tensor, written: Decoded, attention: bool) -> list[list[Caption]]:
         maps = self.maps(picture, written.tokens) if attention else None
+        scores = written.scores.tolist()
         found = []
         for i, captions in enumerate(written.tokens.tolist()):
             told = []
             for j, tokens in enumerate(captions):
-                if written.scores[i, j] == -torch.inf:
+                if scores[i][j] == -math.inf:
                     break  # groups may find fewer different captions than are wanted
                 words = self.stored.words.decode(tokens)
                 looked = None if maps is None else maps[i, j, : len(words)]
-                told.append(Caption(" ".join(words), float(written.scores[i, j]), looked))
+                told.append(Caption(" ".join(words), scores[i][j], looked))
             found.append(told)
         return found
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mmray.captioner.cider import Cider, DocumentFrequencies
 from mmray.captioner.data import END_HASH, references_of
-from mmray.captioner.decode import END, PAD, START, Decoded, greedy, sample
+from mmray.captioner.decode import END, PAD, START, Decoded, greedy, log_probabilities, sample
 from mmray.captioner.model import CaptionConfig, CaptionNet, build_net
 from mmray.captioner.vocabulary import Words
 from mmray.pipeline.statistics import Statistics
@@ -36,6 +36,7 @@ class CaptionTask:
         statistics: of the features.
         val_frequencies: of the words of the captions that evaluations compare with.
         data: the dataset, for the record.
+        captions: of a picture in each step, for the record.
         smoothing: share of the probability that label smoothing gives to all words alike.
         even_weight: weight of looking at all places equally often (the doubly stochastic
             attention of Show, Attend and Tell).
@@ -47,6 +48,7 @@ class CaptionTask:
     statistics: Statistics = field(repr=False)
     val_frequencies: DocumentFrequencies | None = field(repr=False)
     data: str
+    captions: int = 5
     smoothing: float = 0.1
     even_weight: float = 1.0
     start: str | None = None
@@ -62,6 +64,7 @@ class CaptionTask:
         """All that the losses depend on."""
         return {
             **self.config.to_json(),
+            "captions": self.captions,
             "smoothing": self.smoothing,
             "even_weight": self.even_weight,
             "rewards": False,
@@ -123,16 +126,23 @@ class RewardTask(CaptionTask):
 
     Args:
         train_frequencies: of the words of the training captions, ends among them.
+        samples: captions that are drawn of each picture, for the record.
         own_weight: weight of the cross-entropy on people's captions beside the reward, which
             keeps the language.
     """
 
     train_frequencies: DocumentFrequencies | None = field(default=None, repr=False)
+    samples: int = 5
     own_weight: float = 0.1
 
     def settings(self) -> dict[str, Any]:
         """All that the losses depend on."""
-        return {**super().settings(), "rewards": True, "own_weight": self.own_weight}
+        return {
+            **super().settings(),
+            "rewards": True,
+            "samples": self.samples,
+            "own_weight": self.own_weight,
+        }
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Make samples that are better than the picture's other samples likelier."""
@@ -152,8 +162,9 @@ class RewardTask(CaptionTask):
         chosen, own = logits.split([samples, tokens.shape[1]], 1)
         targets = drawn[:, :, 1:]
         spoken = (targets != PAD).float()
-        losses = F.cross_entropy(chosen.flatten(0, 2).float(), targets.flatten(), reduction="none")
-        losses = (losses.view(targets.shape) * spoken).sum(2) / spoken.sum(2).clamp_min(1)
+        # Of the words that may be drawn, as they were drawn.
+        told = log_probabilities(chosen).gather(-1, targets.clamp_min(END)[..., None])[..., 0]
+        losses = -(told * spoken).sum(2) / spoken.sum(2).clamp_min(1)
         critical = (losses * torch.from_numpy(gain).to(losses)).mean()
         people = word_losses(own, tokens[:, :, 1:], self.smoothing).mean()
         reward = torch.tensor(rewards.mean(), device=losses.device, dtype=losses.dtype)
@@ -181,7 +192,9 @@ def uneven(looked: Tensor, spoken: Tensor) -> Tensor:
     """
     spoken = spoken.float()
     share = (looked * spoken[..., None]).sum(2) / spoken.sum(2, keepdim=True).clamp_min(1)
-    return ((share * looked.shape[-1] - 1).square().mean(-1) * spoken.amax(2)).mean(1)
+    there = spoken.amax(2)
+    square = (share * looked.shape[-1] - 1).square().mean(-1)
+    return (square * there).sum(1) / there.sum(1).clamp_min(1)
 
 
 def cider(

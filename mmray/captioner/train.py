@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.pipeline.images import backbone_of, grid_of
 from mmray.pipeline.statistics import feature_statistics
+from mmray.training.checkpoint import Checkpoints
 from mmray.training.config import TrainConfig
 from mmray.training.loader import rows_of
 from mmray.training.train import Job, Trained, train
@@ -54,6 +56,7 @@ class CaptionTraining:
         task = self._task(dataset, words)
         if not self.options.scst:
             return train(self._job(task, self.out, self.config), overwrite=overwrite)
+        self._check_rewards(dataset, overwrite)
         console.print("first on people's captions")
         first = storage.join(self.out, "cross_entropy")
         found = train(self._job(task, first, self.config), overwrite=overwrite)
@@ -67,7 +70,26 @@ class CaptionTraining:
             schedule="constant",
             warmup=0,
         )
-        return train(self._job(rewarded, self.out, config), overwrite=overwrite)
+        trained = train(self._job(rewarded, self.out, config), overwrite=overwrite)
+        if "cider" in trained.metrics:
+            before, after = found.metrics["cider"], trained.metrics["cider"]
+            console.print(f"CIDEr on the split val: {before:.3f} before rewards, {after:.3f} after")
+        return trained
+
+    def _check_rewards(self, dataset: Dataset, overwrite: bool) -> None:
+        """Refuse early what would fail after the first of the two trainings."""
+        state = None if overwrite else Checkpoints(storage.absolute(self.out)).newest()
+        if state is not None and not state.settings.get("rewards"):
+            raise UserError(
+                f"--scst: {self.out} holds a training without it; choose another --out, or give "
+                "--overwrite"
+            )
+        pictures = itertools.islice(caption_lists(dataset, "train", self.limit), 2)
+        if len(list(pictures)) < 2:
+            raise UserError(
+                "--scst: rewards need the captions of two or more training pictures; with one, "
+                "every phrase weighs nothing"
+            )
 
     def _words(self, dataset: Dataset) -> Words:
         """The vocabulary; says what of the captions is used."""
@@ -114,19 +136,27 @@ class CaptionTraining:
         )
         limits = [n for n in (self.limit, self.config.eval_limit) if n is not None]
         val = list(caption_lists(dataset, "val", min(limits)))
+        if not val and len(rows_of(dataset, "val")):
+            raise UserError(
+                f"{dataset.uri}: no picture of the split 'val' has a caption, so that nothing says "
+                "which checkpoint is the best; give some of them captions"
+            )
         return CaptionTask(
             config,
             words,
             feature_statistics(dataset, self.limit, "grid" if use_grid else "features"),
             frequencies_of(iter(val), end=False) if len(val) > 1 else None,
             storage.absolute(self.data),
+            options.captions,
             options.smoothing,
         )
 
     def _rewarded(self, task: CaptionTask, dataset: Dataset, start: str) -> RewardTask:
         known = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
         frequencies = frequencies_of(caption_lists(dataset, "train", self.limit), end=True)
-        return RewardTask(**{**known, "start": start}, train_frequencies=frequencies)
+        return RewardTask(
+            **{**known, "start": start}, train_frequencies=frequencies, samples=self.options.samples
+        )
 
     def _job(self, task: CaptionTask, out: str, config: TrainConfig) -> Job:
         rewarded = isinstance(task, RewardTask)

@@ -62,6 +62,11 @@ class Words:
     def _numbers(self) -> dict[str, int]:
         return {word: len(SPECIAL) + i for i, word in enumerate(self.words)}
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the words in their order."""
+        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
+
     @cached_property
     def hashes(self) -> np.ndarray:
         """`word_hash` of every token, int64 [V]; of special ones that of their name."""

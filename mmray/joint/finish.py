@@ -30,7 +30,7 @@ from mmray.pipeline.statistics import Statistics
 from mmray.teachers.stored import find_nets, keep_nets
 
 KIND = "joint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MEMORY_ROWS = 50_000
 CALIBRATION_ROWS = 5_000
 CALIBRATION_PAIRS = 2_000_000

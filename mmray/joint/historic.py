@@ -37,7 +37,7 @@ class DbmTask:
 
     def settings(self) -> dict[str, Any]:
         """All that the losses depend on."""
-        return {"arch": "dbm", **asdict(self.config)}
+        return {"arch": "dbm", "centred": True, **asdict(self.config)}
 
     def build(self) -> Dbm:
         """A new machine that knows the statistics of features and tags."""

@@ -93,7 +93,8 @@ def prepare_images(
     workers.check()
     options = options.absolute()
     job = image_job(options, out, max_error_ratio)
-    if overwrite:  # nothing is removed for a source that is not there
+    # Nothing is removed, and OUT is not claimed, for a source or language that is not there.
+    if overwrite or options.language is not None:
         next(picture_rows(options.source, options.limit, options.language), None)
     if finished := job.claim(overwrite):
         return finished

@@ -52,9 +52,9 @@ class Task(Protocol[Model]):
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, and more numbers to log.
 
-        `model` may be wrapped: call it once, and take nothing else of it. Loss and numbers must
-        be means over the batch's examples, each with the same weight, so that the mean over
-        workers is the mean over the global batch.
+        `model` may be wrapped: call it once with gradients, and take its parts only without.
+        Loss and numbers must be means over the batch's examples, each with the same weight, so
+        that the mean over workers is the mean over the global batch.
         """
 
     def evaluate(self, model: Model, batch: Batch) -> dict[str, Tensor]:

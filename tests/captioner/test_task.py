@@ -53,6 +53,11 @@ def test_batches_of_captions() -> None:
     assert CaptionExamples(WORDS, 8, True)(grids, grids, [])["picture"].shape == (3, 6, 5)
 
 
+def test_one_caption_each_is_one_caption_each() -> None:
+    single = rows([texts[:1] for texts in CAPTIONS])
+    assert CaptionExamples(WORDS, 8, False)(single, single, [])["tokens"].shape[1] == 1
+
+
 def test_pictures_without_captions_teach_nothing() -> None:
     some, none = rows(), rows([None, [], ["", "..."]])
     batch = EXAMPLES(none, none, [])
@@ -141,7 +146,10 @@ def test_where_one_looks_evenly() -> None:
     spoken = torch.tensor([[[True, True, False]]])
     even = torch.tensor([[[[1.0, 0], [0, 1], [1, 0]]]])
     assert uneven(even, spoken).item() == 0
-    assert uneven(torch.tensor([[[[1.0, 0], [1, 0], [0, 1]]]]), spoken).item() == 1
+    one_place = torch.tensor([[[[1.0, 0], [1, 0], [0, 1]]]])
+    assert uneven(one_place, spoken).item() == 1
+    none = torch.zeros_like(spoken)
+    assert uneven(one_place.repeat(1, 2, 1, 1), torch.cat([spoken, none], 1)).item() == 1
 
 
 def test_drawn_captions_as_training_captions() -> None:

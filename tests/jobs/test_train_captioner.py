@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,14 +104,47 @@ def test_what_does_not_fit(
     for bad in (["--heads", "3"], ["--samples", "1"], ["--smoothing", "2"], ["--dim", "0"]):
         with pytest.raises(UserError, match=bad[0]):
             train_captioner.main(flags(data, tmp_path / "bad", *bad, "--local"))
-    with pytest.raises(UserError, match="--also x"):
-        evaluate.main(["captioner", "--model", result.path, "--data", data, "--also", "x"])
+    argv = ["captioner", "--model", result.path, "--data", data]
+    for also in (["x"], ["blind=y"], ["x=y", "x=z"]):
+        with pytest.raises(UserError, match=f"--also {also[0].split('=')[0]}"):
+            evaluate.main([*argv, "--also", *also])
+    with pytest.raises(UserError, match="--beam 0"):
+        evaluate.main([*argv, "--beam", "0"])
+    with pytest.raises(UserError, match=r"--scst: .* holds a training without it"):
+        train_captioner.main(flags(data, tmp_path / "out", "--scst", "--local"))
+    with pytest.raises(UserError, match=r"other settings \(captions"):
+        train_captioner.main(
+            flags(data, tmp_path / "out", "--steps", "3", "--local", "--captions", "1")
+        )
+
+
+def test_datasets_of_few_captions(tmp_path: Path, tiny_teacher: str, local_mode: None) -> None:
+    pooled = write_captioned(tmp_path / "pooled", tiny_teacher, grid=False)
+    rows: list[dict[str, Any]]
+    rows = [{"split": "train", "tags": [], "captions": ["a dog", "the dog"]}]
+    lonely = write_rows(tmp_path / "lonely", rows, tiny_teacher)
+    with pytest.raises(UserError, match="--scst: rewards need the captions of two"):
+        train_captioner.main(flags(lonely, tmp_path / "lonely_out", "--scst", "--local"))
+    rows.append({"split": "val", "tags": []})
+    unheard = write_rows(tmp_path / "unheard", rows, tiny_teacher)
+    with pytest.raises(UserError, match="no picture of the split 'val' has a caption"):
+        train_captioner.main(flags(unheard, tmp_path / "unheard_out", "--local"))
+    (tmp_path / "held").mkdir()
+    rows = [{"split": "test", "tags": [], "captions": ["a red dog", "the dog"]}] * 3
+    held = write_rows(tmp_path / "held", rows, tiny_teacher)
+    pooled_model = train_captioner.main(flags(pooled, tmp_path / "p", "--steps", "2", "--local"))
+    found = evaluate.main(["captioner", "--model", pooled_model.path, "--data", held])
+    assert "nearest.cider" not in found
+    assert found["people.cider"] >= 0
 
 
 def test_a_vocabulary_of_another_model(data: str, tmp_path: Path, local_mode: None) -> None:
     result = train_captioner.main(flags(data, tmp_path, "--steps", "2", "--local"))
     names = Path(result.path) / "words.json"
     record = storage.read_json(names)
+    storage.write_json(names, {**record, "words": record["words"][::-1]})
+    with pytest.raises(UserError, match=r"words.json is of another model"):
+        mmray.load(result.path)
     storage.write_json(names, {k: v[:-1] for k, v in record.items()})
     with pytest.raises(UserError, match=r"its files do not belong together .*words"):
         mmray.load(result.path)
