@@ -19,6 +19,7 @@ from mmray.captioner.tokenise import tokenise
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset, tensor
 from mmray.pipeline.images import backbone_of, grid_of
+from mmray.teachers.stored import check_same_nets
 
 MOST_TRAIN = 20_000
 """Training pictures that captions are copied from."""
@@ -139,13 +140,7 @@ def check_backbone(name: str, captioner: Captioner, dataset: Dataset) -> None:
     Raises:
         UserError: names both.
     """
-    wanted, found = captioner.stored.backbone, backbone_of(dataset)
-    if any(wanted[key] != found[key] for key in ("weights_sha256", "fit", "dim")):
-        raise UserError(
-            f"{name}: sees through {', '.join(wanted['nets'])} ({wanted['fit']}); the features "
-            f"of {dataset.uri} are of {', '.join(found['nets'])} ({found['fit']}), or of other "
-            "weights; prepare the pictures with the model's --backbone and --fit"
-        )
+    check_same_nets(captioner.stored.backbone, backbone_of(dataset), dataset.uri)
     if captioner.stored.grid is not None and grid_of(dataset) is None:
         raise UserError(
             f"{name}: looks at places, and {dataset.uri} has only pooled features; prepare the "

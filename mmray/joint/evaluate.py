@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
@@ -19,6 +18,7 @@ from mmray.joint.probes import Pictures
 from mmray.joint.vocabulary import every_other, presence
 from mmray.pipeline.dataset import Dataset, tensor
 from mmray.pipeline.images import backbone_of
+from mmray.teachers.stored import check_same_nets
 
 MOST_TRAIN = 20_000
 """Training pictures that the baselines learn from, whose cost grows with their square."""
@@ -107,20 +107,7 @@ def check_backbone(tagger: Tagger, dataset: Dataset) -> None:
     Raises:
         UserError: names both.
     """
-    wanted, found = tagger.scorer.backbone, backbone_of(dataset)
-
-    def name(backbone: dict[str, Any]) -> str:
-        pairs = zip(backbone["nets"], backbone["weights_sha256"], strict=True)
-        nets = ", ".join(f"{net} (weights {sha256[:8]})" for net, sha256 in pairs)
-        return f"{nets}, {backbone['fit']}"
-
-    same = ("weights_sha256", "fit", "dim")
-    if any(wanted[key] != found[key] for key in same):
-        raise UserError(
-            f"{dataset.uri}: its features are of {name(found)}; the model's are of {name(wanted)}; "
-            "prepare the pictures with the model's --backbone and --fit, or train a model on this "
-            "dataset"
-        )
+    check_same_nets(tagger.scorer.backbone, backbone_of(dataset), dataset.uri)
 
 
 Columns = tuple[np.ndarray, np.ndarray, list[list[str]], list[str]]

@@ -58,3 +58,28 @@ def load_backbone(backbone: dict[str, Any], device: str, threads: int) -> Backbo
             "model was trained on; prepare the pictures and train again"
         )
     return nets
+
+
+def check_same_nets(wanted: dict[str, Any], found: dict[str, Any], uri: str) -> None:
+    """Refuse features that other nets made than a model's.
+
+    Args:
+        wanted: the model's backbone.
+        found: the one that made the features.
+        uri: of the dataset.
+
+    Raises:
+        UserError: names both.
+    """
+
+    def name(backbone: dict[str, Any]) -> str:
+        pairs = zip(backbone["nets"], backbone["weights_sha256"], strict=True)
+        nets = ", ".join(f"{net} (weights {sha256[:8]})" for net, sha256 in pairs)
+        return f"{nets}, {backbone['fit']}"
+
+    if any(wanted[key] != found[key] for key in ("weights_sha256", "fit", "dim")):
+        raise UserError(
+            f"{uri}: its features are of {name(found)}; the model's are of {name(wanted)}; "
+            "prepare the pictures with the model's --backbone and --fit, or train a model on this "
+            "dataset"
+        )
