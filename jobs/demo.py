@@ -4,8 +4,8 @@
 
 Two small vision nets are trained on labelled toy pictures. From there on no label is used: the
 nets look at the frames of unlabeled toy videos, and SoundNet, which only hears them, learns to
-say the same. Then the joint model learns from toy pictures, a quarter of them without tags.
-Everything lands in runs/.
+say the same. Then the joint model learns from toy pictures, a quarter of them without tags, and
+the captioner from the sentences that belong to them. Everything lands in runs/.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jobs import (
     predict,
     prepare_images,
     prepare_videos,
+    train_captioner,
     train_joint,
     train_teacher,
 )
@@ -42,7 +43,7 @@ class Args(cli.JobArgs):
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the jobs one after another; return the metrics of both models."""
+    """Run the jobs one after another; return the metrics of all models."""
     args = cli.parse(Args, argv, __doc__)
     common = [f"--seed={args.seed}"]
     common += ["--local"] if args.local else []
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     steps = _Steps()
     metrics = _soundnet(steps, out, common)
     metrics |= _joint(steps, out, common)
+    metrics |= _captioner(steps, out, common)
     steps.print_summary()
     console.print(
         "\nTo look further:\n"
@@ -106,7 +108,7 @@ def _joint(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
     steps.run(
         "frozen nets describe pictures, with tags and without",
         lambda: prepare_images.main(
-            ["toy", "--objects", objects, "--out", pictures, *common],
+            ["toy", "--objects", objects, "--grid", "--out", pictures, *common],
         ),
     )
     steps.run(
@@ -138,6 +140,29 @@ def _joint(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
         ),
     )
     return metrics
+
+
+def _captioner(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
+    pictures, captioner = f"{out}/prepare_images", f"{out}/train_captioner"
+    steps.run(
+        "sentences are learned, word by word",
+        lambda: train_captioner.main(
+            [
+                *("--data", pictures, "--out", captioner, "--steps", "150", "--warmup", "30"),
+                *("--captions", "2", "--dropout", "0.2", "--eval-every", "75", *common),
+            ]
+        ),
+    )
+    metrics = steps.run(
+        "what it writes, beside what people wrote",
+        lambda: evaluate.main(
+            [
+                *("captioner", "--model", f"{captioner}/model", "--data", pictures),
+                *("--limit", "100", "--out", f"{out}/evaluate", *common),
+            ]
+        ),
+    )
+    return {f"captions.{name}": value for name, value in metrics.items()}
 
 
 class _Steps:
