@@ -122,9 +122,13 @@ def evaluate(
     for name, texts in written.items():
         report(f"scoring: {name or 'the model'}")
         values = scores(texts, test.captions)
-        if not meteor.why_not():
-            values["meteor"] = meteor.meteor(texts, test.captions)
         found |= {f"{name}.{key}" if name else key: value for key, value in values.items()}
+    if not meteor.why_not():
+        report("scoring: METEOR")
+        for name, value in zip(
+            written, meteor.meteors([*written.values()], test.captions), strict=True
+        ):
+            found[f"{name}.meteor" if name else "meteor"] = value
     found |= people(test.captions)
     return {**found, **variety(written[""], dataset)}
 

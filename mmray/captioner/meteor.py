@@ -49,9 +49,15 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
     Raises:
         UserError: as for `scores`, and where `why_not` has a reason.
     """
-    check(candidates, references)
-    return meteor_tokenised(
-        [tokenise(text) for text in candidates],
+    return meteors([candidates], references)[0]
+
+
+def meteors(sets: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> list[float]:
+    """`meteor` of several sets of captions of the same images; the program is started once."""
+    for candidates in sets:
+        check(candidates, references)
+    return _ask(
+        [[tokenise(text) for text in candidates] for candidates in sets],
         [[tokenise(text) for text in texts] for texts in references],
     )
 
@@ -59,6 +65,11 @@ def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 def meteor_tokenised(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """`meteor` of texts that are tokens parted by spaces. Errors and result as there."""
     check(candidates, references)
+    return _ask([candidates], references)[0]
+
+
+def _ask(sets: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> list[float]:
+    """The scores of several sets of captions, by one run of the program."""
     reason, folder = why_not(), _folder()
     if reason or folder is None:
         raise UserError(reason)
@@ -72,7 +83,8 @@ def meteor_tokenised(candidates: Sequence[str], references: Sequence[Sequence[st
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            return _converse(process.stdin, process.stdout, candidates, references)
+            pipes = process.stdin, process.stdout
+            return [_converse(*pipes, candidates, references) for candidates in sets]
         except (OSError, ValueError) as error:
             complaints.seek(0)
             said = complaints.read().decode(errors="replace").strip()

@@ -3,7 +3,7 @@
 import pytest
 
 from mmray.captioner import meteor as module
-from mmray.captioner.meteor import meteor, meteor_tokenised, why_not
+from mmray.captioner.meteor import meteor, meteor_tokenised, meteors, why_not
 from mmray.errors import UserError
 
 CANDIDATES = ["this is a good test", "A dog\nruns | ||| fast", "", "naïve 日本語"]
@@ -38,7 +38,9 @@ def test_published_values_and_line_breaks():
         pytest.skip(why_not())
     # Maluuba's nlg-eval expects this of its example.
     assert meteor(CANDIDATES[:1], REFERENCES[:1]) == pytest.approx(0.44434387, abs=1e-6)
-    assert 0.2 < meteor(CANDIDATES, REFERENCES) < 0.9
+    score = meteor(CANDIDATES, REFERENCES)
+    assert 0.2 < score < 0.9
+    assert meteors([CANDIDATES, CANDIDATES[::-1], CANDIDATES], REFERENCES)[::2] == [score, score]
     assert meteor_tokenised([""], [["a cat"]]) == 0
 
 
