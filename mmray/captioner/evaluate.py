@@ -118,19 +118,25 @@ def evaluate(
     else:
         report("copying: nearest")
         written |= copied(dataset, test)
+    found = _scored(written, test.captions, report) | people(test.captions)
+    return {**found, **variety(written[""], dataset)}
+
+
+def _scored(
+    written: dict[str, list[str]], references: list[list[str]], report: Callable[[str], None]
+) -> dict[str, float]:
+    """The scores of all writers' captions, by flat names."""
     found: dict[str, float] = {}
     for name, texts in written.items():
         report(f"scoring: {name or 'the model'}")
-        values = scores(texts, test.captions)
-        found |= {f"{name}.{key}" if name else key: value for key, value in values.items()}
+        for key, value in scores(texts, references).items():
+            found[f"{name}.{key}" if name else key] = value
     if not meteor.why_not():
         report("scoring: METEOR")
-        for name, value in zip(
-            written, meteor.meteors([*written.values()], test.captions), strict=True
-        ):
+        values = meteor.meteors([*written.values()], references)
+        for name, value in zip(written, values, strict=True):
             found[f"{name}.meteor" if name else "meteor"] = value
-    found |= people(test.captions)
-    return {**found, **variety(written[""], dataset)}
+    return found
 
 
 def _texts(captioner: Captioner, places: np.ndarray, beam: int, length_penalty: float) -> list[str]:

@@ -8,6 +8,7 @@ cache (`start`, `step`; see `mmray.captioner.decode`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -52,7 +53,7 @@ class CaptionConfig:
         return asdict(self)
 
 
-class CaptionNet(nn.Module):
+class CaptionNet(nn.Module, ABC):
     """What the decoders have in common: the picture's places, the words, and the scores of words.
 
     Words that go in and words that come out share their embeddings (Press & Wolf, 2017).
@@ -100,6 +101,7 @@ class CaptionNet(nn.Module):
         """[..., d] -> logits [..., V]."""
         return F.linear(hidden, self.embed.weight, self.bias)
 
+    @abstractmethod
     def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of every next word of captions, each given the words before it.
 
@@ -111,15 +113,14 @@ class CaptionNet(nn.Module):
             Logits [B, C, T, V], and where the decoder looked, [B, C, T, N], each row of sum 1; of
             decoders that look nowhere [B, C, T, 0].
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, picture: Tensor) -> State:
         """What is kept of pictures [B, N, D] to write their captions."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
         """One more word of each of R hypotheses: int64 [R] -> logits [R, V] of the next."""
-        raise NotImplementedError
 
 
 class LstmNet(CaptionNet):
