@@ -32,6 +32,8 @@ class CaptionOptions:
     """Label smoothing: the share of the probability that all words get alike."""
     captions: int = 5
     """Captions of a picture in each step."""
+    copy_names: bool = False
+    """Also use the backbone's names of things, words that the captions may not have."""
     scst: bool = False
     """Train on, after people's captions, on what it writes itself, rewarded by CIDEr-D
     (self-critical sequence training)."""

@@ -40,6 +40,7 @@ class CaptionExamples:
         captions: C; in training drawn by lot from those of the picture, else the first ones.
         rewards: whether `references` are wanted.
         samples: S, captions that are drawn of each picture in training.
+        names: whether names are copied (see `mmray.captioner.naming`).
     """
 
     words: Words = field(repr=False)
@@ -48,6 +49,7 @@ class CaptionExamples:
     captions: int = 5
     rewards: bool = False
     samples: int = 0
+    names: bool = False
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -80,6 +82,10 @@ class CaptionExamples:
             shape = (self.samples, self.max_length + 1)
             uniforms = np.stack([rng.random(shape, np.float32) for rng in rngs])
             batch["uniforms"] = torch.from_numpy(uniforms)
+        if self.names and rngs:
+            drawn = np.stack([rng.random((self.captions, self.max_length + 2)) for rng in rngs])
+            lots = drawn[:, : tokens.shape[1], : tokens.shape[2]].astype(np.float32)
+            batch["lots"] = torch.from_numpy(lots)
         return batch
 
 

@@ -56,7 +56,9 @@ def save(net: CaptionNet, words: Words, data: str, where: str, training: dict[st
     storage.remove(storage.join(where, "config.json"))  # written last: it makes the rest a model
     tensors = {k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}
     storage.write_bytes(storage.join(where, "model.safetensors"), safetensors.torch.save(tensors))
-    vocabulary = {"words": list(words.words), "counts": list(words.counts)}
+    vocabulary: dict[str, list[Any]] = {"words": list(words.words), "counts": list(words.counts)}
+    if words.names:
+        vocabulary["names"] = list(words.names)
     storage.write_json(storage.join(where, "words.json"), vocabulary)
     storage.write_bytes(storage.join(where, "README.md"), _card(net, words, training).encode())
     grid = grid_of(dataset) if net.config.places > 1 else None
@@ -86,12 +88,17 @@ def load(where: str) -> Stored:
         )
     try:
         record = storage.read_json(storage.join(where, "words.json"))
-        words = Words(tuple(map(str, record["words"])), tuple(map(int, record["counts"])))
+        words = Words(
+            tuple(map(str, record["words"])),
+            tuple(map(int, record["counts"])),
+            tuple(map(str, record.get("names", []))),
+        )
         sizes = CaptionConfig(**config["sizes"])
-        if len(words) != sizes.num_tokens or len(words.words) != len(words.counts):
+        trained = sizes.num_tokens + sizes.num_names
+        if len(words) != trained or len(words.words) != len(words.counts):
             raise ValueError(
                 f"words.json has {len(words.words)} words, the net was trained with "
-                f"{sizes.num_tokens - len(words) + len(words.words)}"
+                f"{trained - len(words) + len(words.words)}"
             )
         if words.sha256 != config["words_sha256"]:
             raise ValueError("words.json is of another model")

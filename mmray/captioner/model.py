@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.captioner.decode import State
+from mmray.captioner.decode import UNKNOWN, State
+from mmray.captioner.naming import Naming
 from mmray.errors import UserError
 
 Arch = Literal["transformer", "attention", "lstm"]
@@ -30,12 +31,14 @@ class CaptionConfig:
         arch: which decoder.
         feature_dim: D, numbers of each place of a picture.
         places: N, places of a picture; 1 for pooled features.
-        num_tokens: V.
+        num_tokens: V, words and special tokens.
         max_length: most words of a caption.
         dim: d, width of the decoder.
         layers: of the transformer.
         heads: of the transformer.
         dropout: 0 to 1.
+        num_names: M, words that are copied from a frozen net; their tokens follow the V.
+        num_classes: of that net.
     """
 
     arch: Arch
@@ -47,6 +50,8 @@ class CaptionConfig:
     layers: int = 3
     heads: int = 4
     dropout: float = 0.3
+    num_names: int = 0
+    num_classes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As it is stored."""
@@ -77,6 +82,11 @@ class CaptionNet(nn.Module, ABC):
         nn.init.normal_(self.embed.weight, std=c.dim**-0.5)
         self.bias = nn.Parameter(torch.zeros(c.num_tokens))
         self.drop = nn.Dropout(c.dropout)
+        self.naming = (
+            Naming(c.dim, c.feature_dim, c.num_classes, c.num_tokens, c.num_names)
+            if c.num_names
+            else None
+        )
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, std: Tensor, counts: Tensor) -> None:
@@ -97,9 +107,18 @@ class CaptionNet(nn.Module, ABC):
         standard = ((picture - self.mean) / self.std).clamp(-6, 6)
         return self.drop(self.picture_norm(self.project(standard) + self.place))
 
-    def scores_of_words(self, hidden: Tensor) -> Tensor:
-        """[..., d] -> logits [..., V]."""
-        return F.linear(hidden, self.embed.weight, self.bias)
+    def embedded(self, tokens: Tensor) -> Tensor:
+        """[...] -> [..., d]; names are not learned, and read like unknown words."""
+        return self.embed(tokens.where(tokens < self.config.num_tokens, UNKNOWN))
+
+    def named(self, picture: Tensor) -> dict[str, Tensor]:
+        """What is kept of pictures [B, N, D] to name what they show."""
+        return {} if self.naming is None else {"names": self.naming.of(picture)}
+
+    def scores_of_words(self, hidden: Tensor, shared: dict[str, Tensor]) -> Tensor:
+        """[R, ..., d] and what is kept of the pictures -> logits [R, ..., V + M]."""
+        logits = F.linear(hidden, self.embed.weight, self.bias)
+        return logits if self.naming is None else self.naming(logits, hidden, shared["names"])
 
     @abstractmethod
     def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +129,7 @@ class CaptionNet(nn.Module, ABC):
             tokens: C captions of each picture, each from START on, int64 [B, C, T].
 
         Returns:
-            Logits [B, C, T, V], and where the decoder looked, [B, C, T, N], each row of sum 1; of
+            Logits [B, C, T, V + M], and where the decoder looked, [B, C, T, N], each row of sum 1; of
             decoders that look nowhere [B, C, T, 0].
         """
 
@@ -120,7 +139,7 @@ class CaptionNet(nn.Module, ABC):
 
     @abstractmethod
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """One more word of each of R hypotheses: int64 [R] -> logits [R, V] of the next."""
+        """One more word of each of R hypotheses: int64 [R] -> logits [R, V + M] of the next."""
 
 
 class LstmNet(CaptionNet):
@@ -135,22 +154,23 @@ class LstmNet(CaptionNet):
         b, c, length = tokens.shape
         state = self.start(picture).repeat(c)
         hidden = []
-        for word in self.drop(self.embed(tokens.reshape(b * c, length))).unbind(1):
+        for word in self.drop(self.embedded(tokens.reshape(b * c, length))).unbind(1):
             h, m = self.cell(word, (state.own["hidden"], state.own["memory"]))
-            state = State({}, {"hidden": h, "memory": m})
+            state = State(state.shared, {"hidden": h, "memory": m})
             hidden.append(h)
-        logits = self.scores_of_words(self.drop(torch.stack(hidden, 1)))
+        logits = self.scores_of_words(self.drop(torch.stack(hidden, 1)), state.shared)
         return logits.view(b, c, length, -1), logits.new_zeros(b, c, length, 0)
 
     def start(self, picture: Tensor) -> State:
         """See `CaptionNet.start`."""
         hidden, memory = self.cell(self.look(picture).mean(1))
-        return State({}, {"hidden": hidden, "memory": memory})
+        return State(self.named(picture), {"hidden": hidden, "memory": memory})
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
         """See `CaptionNet.step`."""
-        h, m = self.cell(self.embed(tokens), (state.own["hidden"], state.own["memory"]))
-        return self.scores_of_words(h), State({}, {"hidden": h, "memory": m})
+        h, m = self.cell(self.embedded(tokens), (state.own["hidden"], state.own["memory"]))
+        own = {"hidden": h, "memory": m}
+        return self.scores_of_words(h, state.shared), State(state.shared, own)
 
 
 class AttentionNet(CaptionNet):
@@ -171,25 +191,24 @@ class AttentionNet(CaptionNet):
         b, c, length = tokens.shape
         state = self.start(picture).repeat(c)
         outputs, looks = [], []
-        for word in self.drop(self.embed(tokens.reshape(b * c, length))).unbind(1):
+        for word in self.drop(self.embedded(tokens.reshape(b * c, length))).unbind(1):
             output, looked, state = self._next(state, word)
             outputs.append(output)
             looks.append(looked)
-        logits = self.scores_of_words(self.drop(torch.stack(outputs, 1)))
+        logits = self.scores_of_words(self.drop(torch.stack(outputs, 1)), state.shared)
         return logits.view(b, c, length, -1), torch.stack(looks, 1).view(b, c, length, -1)
 
     def start(self, picture: Tensor) -> State:
         """See `CaptionNet.start`."""
         places = self.look(picture)
         hidden, memory = self.first(places.mean(1)).tanh().chunk(2, -1)
-        return State(
-            {"places": places, "keys": self.key(places)}, {"hidden": hidden, "memory": memory}
-        )
+        seen = {"places": places, "keys": self.key(places), **self.named(picture)}
+        return State(seen, {"hidden": hidden, "memory": memory})
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
         """See `CaptionNet.step`."""
-        output, _, state = self._next(state, self.embed(tokens))
-        return self.scores_of_words(output), state
+        output, _, state = self._next(state, self.embedded(tokens))
+        return self.scores_of_words(output, state.shared), state
 
     def _next(self, state: State, word: Tensor) -> tuple[Tensor, Tensor, State]:
         """What comes before the word's scores [R, d], where it looked [R, N], and what is kept."""
@@ -260,7 +279,7 @@ class TransformerNet(CaptionNet):
         shared, x = self.start(picture).shared, self._words(tokens.reshape(b * c, length), 0)
         for i, block in enumerate(self.layers):
             x, _ = block(x, shared[f"picture{i}"])
-        logits = self.scores_of_words(self.drop(self.norm(x)))
+        logits = self.scores_of_words(self.drop(self.norm(x)), shared)
         return logits.view(b, c, length, -1), logits.new_zeros(b, c, length, 0)
 
     def start(self, picture: Tensor) -> State:
@@ -269,7 +288,7 @@ class TransformerNet(CaptionNet):
         empty = places.new_zeros(len(places), 0, 2 * self.config.dim)
         kept = {f"words{i}": empty for i in range(len(self.layers))}
         seen = {f"picture{i}": block.picture(places) for i, block in enumerate(self.layers)}
-        return State(seen, kept)
+        return State({**seen, **self.named(picture)}, kept)
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
         """See `CaptionNet.step`."""
@@ -278,7 +297,7 @@ class TransformerNet(CaptionNet):
         for i, block in enumerate(self.layers):
             name = f"words{i}"
             x, own[name] = block(x, state.shared[f"picture{i}"], state.own[name])
-        return self.scores_of_words(self.norm(x[:, 0])), State(state.shared, own)
+        return self.scores_of_words(self.norm(x[:, 0]), state.shared), State(state.shared, own)
 
     def maps(self, picture: Tensor, tokens: Tensor) -> Tensor:
         """Where the last layer looks for each next word: [B, C, T, N], mean over heads."""
@@ -300,7 +319,7 @@ class TransformerNet(CaptionNet):
 
     def _words(self, tokens: Tensor, first: int) -> Tensor:
         positions = self.position[first : first + tokens.shape[1]]
-        return self.drop(self.embed(tokens) * self.config.dim**0.5 + positions)
+        return self.drop(self.embedded(tokens) * self.config.dim**0.5 + positions)
 
 
 def split(x: Tensor, heads: int) -> Tensor:

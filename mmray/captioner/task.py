@@ -21,6 +21,7 @@ from mmray.captioner.cider import Cider, DocumentFrequencies
 from mmray.captioner.data import END_HASH, references_of
 from mmray.captioner.decode import END, PAD, START, Decoded, greedy, log_probabilities, sample
 from mmray.captioner.model import CaptionConfig, CaptionNet, build_net
+from mmray.captioner.naming import Names
 from mmray.captioner.vocabulary import Words
 from mmray.pipeline.statistics import Statistics
 from mmray.training.loader import Batch
@@ -41,6 +42,7 @@ class CaptionTask:
         even_weight: weight of looking at all places equally often (the doubly stochastic
             attention of Show, Attend and Tell).
         start: folder of a trained captioner whose weights to begin with.
+        names: that are copied from the frozen net.
     """
 
     config: CaptionConfig
@@ -52,6 +54,7 @@ class CaptionTask:
     smoothing: float = 0.1
     even_weight: float = 1.0
     start: str | None = None
+    names: Names | None = field(default=None, repr=False)
 
     name = "captioner"
 
@@ -77,23 +80,32 @@ class CaptionTask:
 
             return load(self.start).net.train()
         net = build_net(self.config)
-        counts = torch.zeros(len(self.words))
+        counts = torch.zeros(self.config.num_tokens)
         counts[-len(self.words.counts) :] = torch.tensor(self.words.counts, dtype=torch.float32)
         counts[END] = counts.sum() / 10  # about one word in ten is the last
         mean, std = (torch.from_numpy(x) for x in (self.statistics.mean, self.statistics.std))
         net.set_statistics(mean, std, counts)
+        if net.naming is not None and self.names is not None:
+            net.naming.set_names(self.names, self.words.words)
         return net
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over pictures of the mean cross-entropy of their captions' words."""
-        tokens = batch["tokens"]
+        tokens = self._renamed(model, batch)
         logits, looked = model(batch["picture"], tokens[:, :, :-1])
-        losses = word_losses(logits, tokens[:, :, 1:], self.smoothing)
+        losses = word_losses(logits, tokens[:, :, 1:], self.smoothing, self.config.num_tokens)
         found = {"cross_entropy": losses.mean()}
         if looked.shape[-1] and self.even_weight:
             found["even"] = uneven(looked, tokens[:, :, 1:] != PAD).mean()
             return found["cross_entropy"] + self.even_weight * found["even"], found
         return found["cross_entropy"], found
+
+    def _renamed(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The captions, with names for some of the words that the frozen net knows."""
+        naming, tokens = unwrapped(model).naming, batch["tokens"]
+        if naming is None:
+            return tokens
+        return naming.rename(tokens, naming.of(batch["picture"]), batch["lots"])
 
     def evaluate(self, model: CaptionNet, batch: Batch) -> dict[str, Tensor]:
         """For each picture the loss without smoothing, and the CIDEr-D of the greedy caption."""
@@ -147,7 +159,7 @@ class RewardTask(CaptionTask):
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Make samples that are better than the picture's other samples likelier."""
         assert self.train_frequencies is not None
-        net, picture, tokens = unwrapped(model), batch["picture"], batch["tokens"]
+        net, picture, tokens = unwrapped(model), batch["picture"], self._renamed(model, batch)
         samples = batch["uniforms"].shape[1]
         net.eval()  # what is rewarded is what the captioner will write
         written = sample(net, picture, batch["uniforms"], self.config.max_length)
@@ -166,20 +178,29 @@ class RewardTask(CaptionTask):
         told = log_probabilities(chosen).gather(-1, targets.clamp_min(END)[..., None])[..., 0]
         losses = -(told * spoken).sum(2) / spoken.sum(2).clamp_min(1)
         critical = (losses * torch.from_numpy(gain).to(losses)).mean()
-        people = word_losses(own, tokens[:, :, 1:], self.smoothing).mean()
+        people = word_losses(own, tokens[:, :, 1:], self.smoothing, self.config.num_tokens).mean()
         reward = torch.tensor(rewards.mean(), device=losses.device, dtype=losses.dtype)
         found = {"critical": critical, "cross_entropy": people, "reward": reward}
         return critical + self.own_weight * people, found
 
 
-def word_losses(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+def word_losses(
+    logits: Tensor, targets: Tensor, smoothing: float, num_words: int | None = None
+) -> Tensor:
     """Mean cross-entropy of each picture's words: [B, C, T, V] and [B, C, T] -> [B].
 
     0 for a picture without captions.
+
+    Args:
+        logits: of the words.
+        targets: the words.
+        smoothing: share of the probability that all words get alike.
+        num_words: words that share it, the first ones; default: all.
     """
-    losses = F.cross_entropy(
-        logits.flatten(0, 2).float(), targets.flatten(), reduction="none", label_smoothing=smoothing
-    ).view(targets.shape)
+    log_p = logits.float().log_softmax(-1)
+    losses = -(1 - smoothing) * log_p.gather(-1, targets[..., None])[..., 0]
+    if smoothing:
+        losses = losses - smoothing * log_p[..., :num_words].mean(-1)
     spoken = (targets != PAD).float()
     return (losses * spoken).sum((1, 2)) / spoken.sum((1, 2)).clamp_min(1)
 

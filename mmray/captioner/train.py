@@ -11,6 +11,7 @@ from mmray import storage
 from mmray.captioner.config import CaptionOptions
 from mmray.captioner.data import CaptionExamples, caption_lists, frequencies_of
 from mmray.captioner.model import CaptionConfig
+from mmray.captioner.naming import Names, names_of
 from mmray.captioner.task import CaptionTask, RewardTask
 from mmray.captioner.tokenise import tokenise
 from mmray.captioner.vocabulary import Words
@@ -123,11 +124,15 @@ class CaptionTraining:
                 "prepare the pictures with --grid, or take --arch transformer or lstm"
             )
         use_grid = grid is not None and options.arch != "lstm"
+        column = "grid" if use_grid else "features"
+        names = self._names(dataset, words, column)
         config = CaptionConfig(
             arch=options.arch,
             feature_dim=grid[2] if grid and use_grid else int(backbone_of(dataset)["dim"]),
             places=grid[0] * grid[1] if grid and use_grid else 1,
             num_tokens=len(words),
+            num_names=len(names.words) if names else 0,
+            num_classes=len(names.classes) if names else 0,
             max_length=options.max_length,
             dim=options.dim,
             layers=options.layers,
@@ -143,13 +148,26 @@ class CaptionTraining:
             )
         return CaptionTask(
             config,
-            words,
-            feature_statistics(dataset, self.limit, "grid" if use_grid else "features"),
+            dataclasses.replace(words, names=names.words) if names else words,
+            feature_statistics(dataset, self.limit, column),
             frequencies_of(iter(val), end=False) if len(val) > 1 else None,
             storage.absolute(self.data),
             options.captions,
             options.smoothing,
+            names=names,
         )
+
+    def _names(self, dataset: Dataset, words: Words, column: str) -> Names | None:
+        """What the backbone calls things, if asked for; says how much of it is new."""
+        if not self.options.copy_names:
+            return None
+        names = names_of(dataset, column)
+        new = len({*names.words} - {*words.words})
+        console.print(
+            f"{len(names.words)} names of {len(names.classes)} classes of the backbone, {new} of "
+            "them in no training caption"
+        )
+        return names
 
     def _rewarded(self, task: CaptionTask, dataset: Dataset, start: str) -> RewardTask:
         known = {f.name: getattr(task, f.name) for f in dataclasses.fields(task)}
@@ -167,6 +185,7 @@ class CaptionTraining:
             self.options.captions,
             rewards=rewarded,
             samples=self.options.samples if rewarded else 0,
+            names=task.names is not None,
         )
         held_out = dataclasses.replace(
             examples, rewards=task.val_frequencies is not None, samples=0

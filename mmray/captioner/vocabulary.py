@@ -25,14 +25,17 @@ class Words:
     Args:
         words: without the special tokens, the most frequent first.
         counts: in how many places of the training captions each is.
+        names: words that are copied from a frozen net (see `mmray.captioner.naming`), known to
+            captions or not; their tokens come last.
     """
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
+    names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Tokens, the special ones among them: V."""
-        return len(SPECIAL) + len(self.words)
+        """All tokens: the special ones, words and names."""
+        return len(self.tokens)
 
     @classmethod
     def of(cls, captions: Iterable[str], min_count: int = 1, most: int = 20_000) -> Words:
@@ -62,15 +65,20 @@ class Words:
     def _numbers(self) -> dict[str, int]:
         return {word: len(SPECIAL) + i for i, word in enumerate(self.words)}
 
+    @cached_property
+    def tokens(self) -> tuple[str, ...]:
+        """What each token stands for."""
+        return (*SPECIAL, *self.words, *self.names)
+
     @property
     def sha256(self) -> str:
-        """Hash of the words in their order."""
-        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
+        """Hash of the words and names in their order."""
+        return hashlib.sha256("\n".join((*self.words, *self.names)).encode()).hexdigest()
 
     @cached_property
     def hashes(self) -> np.ndarray:
         """`word_hash` of every token, int64 [V]; of special ones that of their name."""
-        return np.array([word_hash(word) for word in (*SPECIAL, *self.words)])
+        return np.array([word_hash(word) for word in self.tokens])
 
     def encode(self, caption: str, length: int) -> np.ndarray:
         """Tokens of a caption: START, at most `length` words, END, and PAD to length + 2.
@@ -93,7 +101,7 @@ class Words:
             if token == END:
                 break
             if token >= len(SPECIAL):
-                words.append(self.words[token - len(SPECIAL)])
+                words.append(self.tokens[token])
         return words
 
 
