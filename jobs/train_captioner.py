@@ -15,6 +15,11 @@ Then also on what it writes itself, rewarded by CIDEr-D:
 
     python jobs/train_captioner.py --data runs/pictures --scst
 
+From few captions of many things, with the backbone's names for what captions do not name:
+
+    python jobs/train_captioner.py --data runs/stamps --copy-names --captions 1 --min-count 1 \
+        --epochs 60 --batch-size 16 --lr 2e-3 --dim 128 --layers 2 --clip-norm 1
+
 On a cluster with 8 GPUs and COCO in a bucket:
 
     ray job submit --working-dir . -- python jobs/train_captioner.py --data s3://bucket/coco \

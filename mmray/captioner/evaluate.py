@@ -205,13 +205,15 @@ def people(captions: Sequence[Sequence[str]]) -> dict[str, float]:
 
 def variety(texts: Sequence[str], dataset: Dataset) -> dict[str, float]:
     """`words`: different words that are written; `novel`: share of captions not seen in training;
-    `length`: words of a caption."""
+    `untaught`: share of those with a word not seen there; `length`: words of a caption."""
     known: set[str] = set()
     for captions in caption_lists(dataset, "train"):
         known.update(map(tokenise, captions))
+    taught = {word for text in known for word in text.split()}
     return {
         "words": float(len({word for text in texts for word in text.split()})),
         "novel": float(np.mean([text not in known for text in texts])),
+        "untaught": float(np.mean([not taught.issuperset(text.split()) for text in texts])),
         "length": float(np.mean([len(text.split()) for text in texts])),
     }
 

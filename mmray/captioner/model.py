@@ -129,8 +129,8 @@ class CaptionNet(nn.Module, ABC):
             tokens: C captions of each picture, each from START on, int64 [B, C, T].
 
         Returns:
-            Logits [B, C, T, V + M], and where the decoder looked, [B, C, T, N], each row of sum 1; of
-            decoders that look nowhere [B, C, T, 0].
+            Logits [B, C, T, V + M], and where the decoder looked, [B, C, T, N], each row of sum 1;
+            of decoders that look nowhere [B, C, T, 0].
         """
 
     @abstractmethod

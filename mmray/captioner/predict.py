@@ -81,7 +81,7 @@ class Captioner:
     def fingerprint(self) -> str:
         """Hash of all that the answers depend on."""
         stored, sizes = self.stored, self.net.config.to_json()
-        known = [stored.words.words, stored.grid, stored.backbone["weights_sha256"], sizes]
+        known = [stored.words.tokens, stored.grid, stored.backbone["weights_sha256"], sizes]
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode())
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(name.encode())
@@ -219,14 +219,15 @@ class Captioner:
         scores = written.scores.tolist()
         found = []
         for i, captions in enumerate(written.tokens.tolist()):
-            told = []
+            told: dict[str, Caption] = {}
             for j, tokens in enumerate(captions):
                 if scores[i][j] == -math.inf:
                     break  # groups may find fewer different captions than are wanted
                 words = self.stored.words.decode(tokens)
                 looked = None if maps is None else maps[i, j, : len(words)]
-                told.append(Caption(" ".join(words), scores[i][j], looked))
-            found.append(told)
+                # A name and a word may be the same: the likelier caption stays.
+                told.setdefault(" ".join(words), Caption(" ".join(words), scores[i][j], looked))
+            found.append([*told.values()])
         return found
 
     @torch.inference_mode()

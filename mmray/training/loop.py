@@ -7,6 +7,7 @@ process or in each of several that `torch.distributed` has joined, whoever start
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -28,6 +29,8 @@ from mmray.training.checkpoint import Checkpoints, State
 from mmray.training.config import TrainConfig, learning_rate, total_steps
 from mmray.training.loader import Batch, Loader, to_device
 from mmray.training.tracking import NullTracker, Tracker
+
+logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -67,7 +70,7 @@ class Task(Protocol[Model]):
         """Write the model folder."""
 
     def pictures(self, model: Model) -> Mapping[str, bytes]:
-        """PNG files by name that show what was learned."""
+        """PNG files by name that show what was learned; asked for at each evaluation."""
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,7 @@ class _Run:
                 known = values.double()[~values.isnan()]
                 both = torch.stack([known.sum(), known.new_tensor(len(known))])
                 sums[name] = sums.get(name, 0.0) + both
+        self._show()
         self.model.train()
         means = self._means(sums)
         self.state.evaluations.append({"step": self.state.step, **means})
@@ -304,6 +308,17 @@ class _Run:
             return False
         self.state.best, self.state.best_step = value, self.state.step
         return True
+
+    def _show(self) -> None:
+        """Log what the task shows of the model as it is now."""
+        if self.rank:
+            return
+        try:
+            pictures = self.task.pictures(self.model)
+        except Exception as e:  # a picture less is no reason to lose a training
+            logger.warning("step %d: no pictures of what was learned (%s)", self.state.step, e)
+            return
+        self.tracker.pictures(self.state.step, pictures)
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Means over all workers of sums and counts; a worker with no rows knows no names."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_Item = tuple[int, Mapping[str, float], Mapping[str, bytes]]  # step, metrics, pictures
+
 EXPERIMENT = "mmray"
 RUN_FILE = "mlflow_run.json"
 LONGEST_PARAM = 500
@@ -39,6 +41,9 @@ class Tracker(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers of a step."""
 
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        """Log PNG files, by name, that show what was learned up to a step."""
+
     def close(self) -> None:
         """Wait until all is logged."""
 
@@ -47,6 +52,9 @@ class NullTracker:
     """Tracks nothing: for every worker but the first."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -62,17 +70,21 @@ class TrackedRun:
 
 
 class MlflowTracker:
-    """Logs metrics to an MLflow run, in a thread of its own, so that training never waits."""
+    """Logs to an MLflow run, in a thread of its own, so that training never waits."""
 
     def __init__(self, run: TrackedRun) -> None:
         self.run = run
-        self._queue: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue()
+        self._queue: queue.Queue[_Item | None] = queue.Queue()
         self._thread = threading.Thread(target=self._log, name="mmray-mlflow", daemon=True)
         self._thread.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers of a step."""
-        self._queue.put((step, dict(values)))
+        self._queue.put((step, dict(values), {}))
+
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        """Log PNG files, as `pictures/step-000200/NAME`."""
+        self._queue.put((step, {}, pictures))
 
     def close(self) -> None:
         """Wait until all is logged."""
@@ -88,11 +100,14 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         while (item := self._queue.get()) is not None:
-            step, values = item
+            step, values, pictures = item
             now = int(time.time() * 1000)
             batch = [Metric(name, value, now, step) for name, value in values.items()]
             try:
-                client.log_batch(self.run.run_id, metrics=batch)
+                if batch:
+                    client.log_batch(self.run.run_id, metrics=batch)
+                for name, png in pictures.items():
+                    _log_bytes(client, self.run.run_id, png, name, f"pictures/step-{step:06d}")
             except Exception as e:
                 logger.warning("MLflow at %s: step %d is not logged (%s)", self.run.uri, step, e)
 

@@ -18,40 +18,13 @@ from mmray import runtime
 from mmray.captioner.caption import CaptionPictures, WriteOptions, caption_pictures
 from mmray.cli import JobFailed
 from mmray.errors import UserError
-from mmray.pipeline import asking, images
+from mmray.pipeline import asking
 from mmray.pipeline.dataset import Dataset, tensor, tensor_column
-from mmray.pipeline.images import ImageOptions, prepare_images
 from tests.captioner.captioners import write_captioner
-from tests.joint.taggers import write_pictures, write_tagger
+from tests.joint.taggers import write_tagger
 
 Ask = Callable[..., Dataset]
 COLUMNS = ["id", "uri", "caption", "log_probability", "captions"]
-
-
-@pytest.fixture(scope="module")
-def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
-
-
-@pytest.fixture(scope="module")
-def stored(
-    random_teacher: Path, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    """The same pictures as image datasets of several row groups and shards: of grids, and pooled"""
-    runtime.set_local_mode(True)
-    net, out = f"mmray:{random_teacher}", tmp_path_factory.mktemp("stored")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "SHARD", 4)
-        patch.setattr(images, "ROW_GROUP", 3)
-        return {
-            name: prepare_images(
-                ImageOptions(
-                    source=f"folder:{picture_folder}", backbone=(net,), objects=net, grid=grid
-                ),
-                str(out / name),
-            ).path
-            for name, grid in (("grid", True), ("pooled", False))
-        }
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmray.training.checkpoint import Checkpoints, State
 from mmray.training.config import TrainConfig, learning_rate
 from mmray.training.loader import Loader, Share
 from mmray.training.loop import Diverged, Progress, fit
+from mmray.training.tracking import NullTracker, Tracker
 from tests.training.processes import run
 from tests.training.tiny import TinyExamples, TinyTask, job, write_dataset
 
@@ -38,6 +40,7 @@ def train(
     share: Share | None = None,
     task: TinyTask | None = None,
     reports: list[Progress] | None = None,
+    tracker: Tracker | None = None,
     **config: Any,
 ) -> State:
     share = share or Share()
@@ -68,6 +71,7 @@ def train(
         Checkpoints(str(out), settings.keep_checkpoints),
         rank=share.rank,
         world_size=share.world_size,
+        tracker=tracker,
         report=report,
         settings=settings.defining(),
     )
@@ -178,6 +182,32 @@ def test_reports_and_window(data: str, tmp_path: Path) -> None:
     assert training[0].values["loss"] == pytest.approx(sum(state.losses[:4]) / 4)
     assert all(r.samples_per_s > 0 and 0 <= r.waiting <= 1 for r in training)
     assert [r.step for r in reports if r.evaluation] == [10]
+
+
+class Shown(NullTracker):
+    def __init__(self) -> None:
+        self.pictures_at: dict[int, dict[str, bytes]] = {}
+
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        self.pictures_at[step] = dict(pictures)
+
+
+def test_pictures_are_shown_at_each_evaluation(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def pictures(task: TinyTask, model: torch.nn.Module) -> dict[str, bytes]:
+        assert not model.training
+        if len(shown.pictures_at) == 1:
+            raise OSError("no room")
+        return {"a.png": b"png"}
+
+    shown = Shown()
+    whole = train(data, tmp_path / "whole", steps=15, eval_every=5)
+    monkeypatch.setattr(TinyTask, "pictures", pictures)
+    state = train(data, tmp_path / "shown", steps=15, eval_every=5, tracker=shown)
+    assert shown.pictures_at == {5: {"a.png": b"png"}}
+    assert "step 10: no pictures of what was learned (no room)" in caplog.text
+    assert state.losses == whole.losses
 
 
 def test_learning_rate() -> None:

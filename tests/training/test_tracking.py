@@ -94,6 +94,18 @@ def test_a_tracker_that_cannot_log_says_so_and_goes_on(
     assert "step 1 is not logged" in caplog.text
 
 
+def test_metrics_and_pictures_of_steps(tmp_path: Path) -> None:
+    run = start(tmp_path)
+    tracker = tracking.MlflowTracker(run)
+    tracker.metrics(200, {"val.loss": 0.5})
+    tracker.pictures(200, {"captions.png": b"png"})
+    tracker.close()
+    client = MlflowClient(run.uri)
+    assert client.get_run(run.run_id).data.metrics == {"val.loss": 0.5}
+    found = client.list_artifacts(run.run_id, "pictures/step-000200")
+    assert [f.path for f in found] == ["pictures/step-000200/captions.png"]
+
+
 def test_default_address_is_a_file_under_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
