@@ -16,6 +16,7 @@ KINDS = {
     "soundnet": "mmray.soundnet.predict:SoundNet",
     "joint": "mmray.joint.predict:Tagger",
     "captioner": "mmray.captioner.predict:Captioner",
+    "storyteller": "mmray.storyteller.predict:Storyteller",
 }
 
 

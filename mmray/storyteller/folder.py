@@ -1,0 +1,165 @@
+"""The folder of a trained storyteller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+
+from mmray import storage
+from mmray.errors import UserError
+from mmray.models import read_config
+from mmray.storyteller.model import StoryConfig, StoryNet
+from mmray.storyteller.passages import PLAIN
+from mmray.storyteller.pieces import Pieces
+from mmray.storyteller.styles import Style
+
+KIND = "storyteller"
+FORMAT_VERSION = 1
+CAPTIONER = "captioner"
+"""Folder in the model folder with the captioner that it was made with."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A trained storyteller.
+
+    Args:
+        net: encoder and decoder.
+        pieces: its vocabulary.
+        styles: by name; captions are `PLAIN`.
+        captioner: folder of the captioner that it keeps; None where it keeps none.
+    """
+
+    net: StoryNet
+    pieces: Pieces
+    styles: dict[str, Style]
+    captioner: str | None
+
+
+def save(
+    net: StoryNet,
+    pieces: Pieces,
+    styles: Mapping[str, Style],
+    where: str,
+    training: dict[str, Any],
+    captioner: str | None = None,
+) -> None:
+    """Write a model folder.
+
+    Args:
+        net: trained.
+        pieces: its vocabulary.
+        styles: by name.
+        where: the model folder.
+        training: record of the training.
+        captioner: folder of a captioner to keep inside.
+    """
+    storage.remove(storage.join(where, "config.json"))  # written last: it makes the rest a model
+    tensors = {k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}
+    storage.write_bytes(storage.join(where, "model.safetensors"), safetensors.torch.save(tensors))
+    storage.write_bytes(storage.join(where, "pieces.model"), pieces.model)
+    storage.write_bytes(storage.join(where, "README.md"), _card(styles, training).encode())
+    if captioner is not None:
+        copy_folder(captioner, storage.join(where, CAPTIONER))
+    config = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "sizes": net.config.to_json(),
+        "captioner": captioner is not None,
+        "training": training,
+    }
+    write_styles(where, styles)
+    storage.write_json(storage.join(where, "config.json"), config)
+
+
+def write_styles(where: str, styles: Mapping[str, Style]) -> None:
+    """Write a model's styles, in place of those it has."""
+    known = {
+        f"{name}.{key}": np.asarray(value)
+        for name, s in styles.items()
+        for key, value in (
+            ("vector", s.vector),
+            ("preference", s.preference),
+            ("passages", np.int64(s.passages)),
+        )
+    }
+    data = safetensors.numpy.save(
+        {k: np.ascontiguousarray(v).reshape(-1) for k, v in known.items()}
+    )
+    storage.write_bytes(storage.join(where, "styles.safetensors"), data)
+
+
+def load(where: str) -> Stored:
+    """Read a model folder.
+
+    Raises:
+        UserError: it is not one of a storyteller, or its files do not belong together.
+    """
+    config = read_config(where)
+    if config.get("kind") != KIND or config.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{where}: holds a model of kind {config.get('kind')!r}, format "
+            f"{config.get('format_version')!r}; expected {KIND!r}, format {FORMAT_VERSION}"
+        )
+    try:
+        sizes = StoryConfig(**config["sizes"])
+        net = StoryNet(sizes)
+        with storage.localized(storage.join(where, "model.safetensors")) as path:
+            net.load_state_dict(safetensors.torch.load_file(path))
+        with storage.open_file(storage.join(where, "pieces.model")) as f:
+            pieces = Pieces(f.read())
+        if len(pieces) != sizes.num_pieces:
+            raise ValueError(f"{len(pieces)} pieces, the net was trained with {sizes.num_pieces}")
+        with storage.open_file(storage.join(where, "styles.safetensors")) as f:
+            styles = _styles(safetensors.numpy.load(f.read()), sizes)
+        captioner = storage.join(where, CAPTIONER) if config["captioner"] else None
+        return Stored(net.eval(), pieces, styles, captioner)
+    except (
+        *(KeyError, TypeError, ValueError, RuntimeError, FileNotFoundError),
+        safetensors.SafetensorError,
+    ) as e:
+        raise UserError(f"{where}: its files do not belong together ({e})") from e
+
+
+def _styles(tensors: dict[str, np.ndarray], sizes: StoryConfig) -> dict[str, Style]:
+    names = [name.removesuffix(".vector") for name in tensors if name.endswith(".vector")]
+    styles = {}
+    for name in sorted(names, key=lambda n: (n != PLAIN, n)):
+        vector, preference = tensors[f"{name}.vector"], tensors[f"{name}.preference"]
+        if vector.shape != (sizes.dim,) or preference.shape != (sizes.num_pieces,):
+            raise ValueError(f"the style {name!r} is of another model")
+        styles[name] = Style(name, vector, preference, int(tensors[f"{name}.passages"][0]))
+    if PLAIN not in styles:
+        raise ValueError(f"styles.safetensors lacks the style {PLAIN!r}")
+    return styles
+
+
+def copy_folder(source: str, target: str) -> None:
+    """Copy a model folder, with the folders in it."""
+    storage.remove(target)
+    for folder in ("", *storage.list_folders(source)):
+        inside, outside = (storage.join(x, folder) if folder else x for x in (source, target))
+        for name in storage.list_files(inside):
+            with storage.open_file(storage.join(inside, name)) as f:
+                storage.write_bytes(storage.join(outside, name), f.read())
+
+
+def _card(styles: Mapping[str, Style], training: dict[str, Any]) -> str:
+    metrics = ", ".join(f"{k} {v:.3f}" for k, v in training.get("val", {}).items())
+    return f"""# Storyteller
+
+Writes passages about pictures in the styles {", ".join(n for n in styles if n != PLAIN)}.
+On held-out passages: {metrics or "not measured"}.
+
+    import mmray
+    storyteller = mmray.load("this folder")
+    storyteller.stories([picture], style="{next((n for n in styles if n != PLAIN), PLAIN)}")
+
+It writes what its books and captions have, with their language, errors and prejudices. What it
+writes did not happen.
+"""

@@ -1,0 +1,127 @@
+"""Sentences to vectors, and vectors to passages: plain torch.
+
+The encoder makes a vector of length 1 of each sentence (one layer of attention, mean over its
+pieces). The decoder, the captioner's transformer, reads one vector where a captioner reads a
+picture. It learns passages from the mean of some of their sentences' vectors, with noise and with a
+share of another passage mixed in: at inference the mean of captions' vectors is moved towards a
+style, and is then no vector of any sentence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmray.captioner.decode import PAD
+from mmray.captioner.model import CaptionConfig, TransformerNet
+
+
+@dataclass(frozen=True)
+class StoryConfig:
+    """Sizes of a storyteller's net.
+
+    Args:
+        num_pieces: V.
+        max_length: L, most pieces of a passage.
+        dim: d.
+        layers: of the decoder.
+        heads: of both.
+        dropout: 0 to 1.
+    """
+
+    num_pieces: int
+    max_length: int = 64
+    dim: int = 192
+    layers: int = 2
+    heads: int = 4
+    dropout: float = 0.1
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored."""
+        return asdict(self)
+
+
+class StoryNet(nn.Module):
+    """Encoder and decoder; they share the embeddings of pieces.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: StoryConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        sizes = CaptionConfig(
+            "transformer",
+            feature_dim=c.dim,
+            places=1,
+            num_tokens=c.num_pieces,
+            max_length=c.max_length,
+            dim=c.dim,
+            layers=c.layers,
+            heads=c.heads,
+            dropout=c.dropout,
+        )
+        self.decoder = TransformerNet(sizes)
+        self.layer = nn.TransformerEncoderLayer(
+            c.dim, c.heads, 2 * c.dim, c.dropout, batch_first=True, norm_first=True
+        )
+        self.out = nn.Linear(c.dim, c.dim)
+
+    def encode(self, sentences: Tensor) -> Tensor:
+        """Sentences as vectors: pieces int64 [N, S], PAD after the last -> [N, d] of length 1."""
+        there = sentences != PAD
+        there[:, 0] = True  # so that an empty sentence is a vector too
+        x = self.decoder.embed(sentences) * self.config.dim**0.5
+        x = self.layer(x, src_key_padding_mask=~there) * there[..., None]
+        mean = x.sum(1) / there.sum(1, keepdim=True)
+        return F.normalize(self.out(mean), dim=-1)
+
+    def read(self, vectors: Tensor) -> Tensor:
+        """Vectors as the decoder takes them, of one length: [B, d] -> [B, 1, d]."""
+        return (F.normalize(vectors, dim=-1) * self.config.dim**0.5)[:, None]
+
+    def forward(
+        self, sentences: Tensor, share: Tensor, tokens: Tensor, noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Passages, each from a weighted sum of sentences.
+
+        Args:
+            sentences: of all passages of the batch, int64 [B, N, S].
+            share: what part of a passage's vector each of them is, float [B, N]; 0 of none.
+            tokens: the passages from START on, int64 [B, L].
+            noise: that is added to the vectors, [B, d].
+
+        Returns:
+            Logits of every next piece, [B, L, V]; and the sentences' vectors, [B, N, d].
+        """
+        vectors = self.encode(sentences.flatten(0, 1)).view(*share.shape, -1)
+        meaning = F.normalize((share[..., None] * vectors).sum(1), dim=-1)
+        if noise is not None:
+            meaning = meaning + noise
+        logits, _ = self.decoder(self.read(meaning), tokens[:, None])
+        return logits[:, 0], vectors
+
+
+@torch.no_grad()
+def vectors_of(net: StoryNet, pieces: list[list[int]], length: int, batch: int = 256) -> Tensor:
+    """Vectors of sentences, float32 [N, d] on the CPU."""
+    device = net.out.weight.device
+    found = [torch.zeros(0, net.config.dim)]
+    for start in range(0, len(pieces), batch):
+        part = padded(pieces[start : start + batch], length)
+        found.append(net.encode(part.to(device)).float().cpu())
+    return torch.cat(found)
+
+
+def padded(pieces: list[list[int]], length: int) -> Tensor:
+    """Lists of pieces as int64 [N, up to length], PAD after the last."""
+    width = max(1, min(length, max((len(p) for p in pieces), default=0)))
+    table = torch.full((len(pieces), width), PAD)
+    for i, p in enumerate(pieces):
+        table[i, : min(len(p), width)] = torch.tensor(p[:width], dtype=torch.int64)
+    return table
