@@ -174,9 +174,9 @@ def evaluate_captioner(args: CaptionerArgs) -> dict[str, float]:
         cli.console.print(f"no METEOR: {reason}")
     cli.console.print(caption_table(metrics))
     cli.console.print(
-        f"{metrics['words']:.0f} different words, {metrics['length']:.1f} a caption, "
-        f"{metrics['novel']:.0%} of the captions new, {metrics['untaught']:.0%} with words that no "
-        "training caption has"
+        f"{metrics['pictures']:.0f} pictures; {metrics['words']:.0f} different words, "
+        f"{metrics['length']:.1f} a caption, {metrics['novel']:.0%} of the captions new, "
+        f"{metrics['untaught']:.0%} with words that no training caption has"
     )
     cli.console.print(f"metrics: {path}")
     return metrics

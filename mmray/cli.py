@@ -25,7 +25,8 @@ WRONG_PATHS = (
     NotADirectoryError,
     PermissionError,
 )
-console = Console(highlight=False, soft_wrap=True)
+# Without emoji: a folder may be called :one:.
+console = Console(highlight=False, soft_wrap=True, emoji=False)
 Args = TypeVar("Args")
 
 
@@ -104,7 +105,7 @@ def _readable(text: object) -> str:
 def run(main: Callable[[], Any]) -> None:
     """Run a job's `main` as a script and exit with the code of its outcome."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    error = Console(stderr=True, highlight=False, soft_wrap=True)
+    error = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     try:
         main()
     except (UserError, *WRONG_PATHS) as e:

@@ -112,14 +112,15 @@ def evaluate(
         written[name] = _texts(model, seen.places, beam, length_penalty)
     report("writing: greedy")
     written["greedy"] = _texts(captioner, test.places, 1, length_penalty)
-    written["blind"] = others_captions(written[""], seed)
+    if len(test.captions) > 1:
+        written["blind"] = others_captions(written[""], seed)
     if next(caption_lists(dataset, "train"), None) is None:
         report("no training picture has a caption: none is copied")
     else:
         report("copying: nearest")
         written |= copied(dataset, test)
     found = _scored(written, test.captions, report) | people(test.captions)
-    return {**found, **variety(written[""], dataset)}
+    return {**found, "pictures": float(len(test.captions)), **variety(written[""], dataset)}
 
 
 def _scored(

@@ -97,8 +97,7 @@ def load(where: str) -> Stored:
         trained = sizes.num_tokens + sizes.num_names
         if len(words) != trained or len(words.words) != len(words.counts):
             raise ValueError(
-                f"words.json has {len(words.words)} words, the net was trained with "
-                f"{trained - len(words) + len(words.words)}"
+                f"words.json has {len(words)} words and names, the net was trained with {trained}"
             )
         if words.sha256 != config["words_sha256"]:
             raise ValueError("words.json is of another model")

@@ -149,6 +149,9 @@ class Captioner:
         attention: bool = False,
     ) -> list[list[Caption]]:
         """As `captions`, for what the backbone has seen already: float [B, N, D]."""
+        self._check_attention(attention)
+        if isinstance(beam, float) or beam < 1 or isinstance(n, float) or not 1 <= n <= beam:
+            raise UserError(f"beam {beam}, n {n}: expected whole numbers, 1 <= n <= beam")
         length, found = self.net.config.max_length, []
         for picture in self._batches(places):
             if beam == 1 and n == 1:
@@ -193,6 +196,7 @@ class Captioner:
         """
         if n < 1:
             raise UserError(f"n is {n}, expected 1 or more")
+        self._check_attention(attention)
         length, found, rng = self.net.config.max_length, [], np.random.default_rng(seed)
         for picture in self._batches(self.places(images)):
             uniforms = rng.random((len(picture), n, length + 1), np.float32)
@@ -200,6 +204,10 @@ class Captioner:
             written = sample(self.net, picture, drawn, length, temperature, top_p)
             found += self._told(picture, written, attention)
         return found
+
+    def _check_attention(self, wanted: bool) -> None:
+        if wanted and self.stored.grid is None:
+            raise UserError("attention: this captioner sees pictures as one vector, not as places")
 
     def _batches(self, places: np.ndarray) -> list[Tensor]:
         config = self.net.config

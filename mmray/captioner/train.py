@@ -104,6 +104,12 @@ class CaptionTraining:
                 cut += sum(len(tokenise(c).split()) > self.options.max_length for c in captions)
                 yield from captions
 
+        if next(caption_lists(dataset, "train", self.limit), None) is None:
+            others = sum(1 for s in ("val", "test") for _ in caption_lists(dataset, s))
+            raise UserError(
+                f"{dataset.uri}: no picture of the split 'train' has a caption, {others} of the "
+                "others have; give captions, or put more captioned pictures into 'train'"
+            )
         words = Words.of(told(), self.options.min_count, self.options.max_words)
         total = min(len(rows_of(dataset, "train")), self.limit or 10**12)
         console.print(
@@ -111,7 +117,7 @@ class CaptionTraining:
             f"{len(words.words)} words"
         )
         if cut:
-            console.print(f"{cut} captions are longer than --max-length {self.options.max_length}")
+            console.print(f"cut {cut} captions longer than --max-length {self.options.max_length}")
         if pictures < total:
             console.print(f"{total - pictures} training pictures have no caption and teach nothing")
         return words
@@ -164,8 +170,8 @@ class CaptionTraining:
         names = names_of(dataset, column)
         new = len({*names.words} - {*words.words})
         console.print(
-            f"{len(names.words)} names of {len(names.classes)} classes of the backbone, {new} of "
-            "them in no training caption"
+            f"{len(names.classes)} classes of the backbone have {len(names.words)} different names "
+            f"(their last words), {new} of which no training caption has"
         )
         return names
 

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmray import storage
+from mmray.cli import console
 from mmray.errors import UserError
 from mmray.media.image import Fit
 from mmray.pipeline import shards
@@ -101,7 +103,20 @@ def prepare_images(
     rows = picture_rows(options.source, options.limit, options.language)
     job.list_parts(rows, PICTURE_SCHEMA, options.source)
     job.main(picture_pools(job, options, workers))
-    return job.finish(options.source)
+    prepared = job.finish(options.source)
+    _tell_words(Dataset(prepared.path, "images"))
+    return prepared
+
+
+def _tell_words(dataset: Dataset) -> None:
+    """Say how many pictures people wrote about: what models can learn from."""
+    with_words = {"tags": 0, "captions": 0}
+    for table in dataset.batches([*with_words], 4096):
+        for name in with_words:
+            lengths = pc.fill_null(pc.list_value_length(table[name]), 0)
+            with_words[name] += int(pc.sum(pc.greater(lengths, 0)).as_py() or 0)
+    told = " and ".join(f"{count} {name}" for name, count in with_words.items())
+    console.print(f"pictures with words: {told}")
 
 
 def image_job(options: ImageOptions, out: str, max_error_ratio: float = 0.2) -> DatasetJob:

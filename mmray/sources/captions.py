@@ -25,6 +25,7 @@ SPLITS = {
 
 NO_CAPTION = "left out {} lines that are no caption of a picture"
 NO_ELEMENT = "left out {} elements that are no picture with captions"
+WRONG_SPLIT = "left out {} pictures whose split is none of train, val, test"
 NO_WORDS = "left out {} empty captions"
 NO_UTF8 = "read {} lines that are not UTF-8 with \ufffd in them"
 TWO_SPLITS = "kept the first split of pictures that {} lines put into another"
@@ -193,11 +194,11 @@ def _json(file: str, flaws: Flaws) -> Iterator[_Entry]:
     entries = 0
     for number, element in enumerate(elements, 1):
         entry = _entry(f"element {number}", element)
-        if entry is None:
-            flaws.add(NO_ELEMENT, f"element {number}")
-        else:
+        if isinstance(entry, _Entry):
             entries += 1
             yield entry
+        else:
+            flaws.add(entry or NO_ELEMENT, f"element {number}")
     if not entries and elements:
         raise _wrong(file, f"{json.dumps(value):.80}")
 
@@ -211,12 +212,12 @@ def _json_lines(file: str, flaws: Flaws) -> Iterator[_Entry]:
             entry = _entry(f"line {number}", json.loads(line))
         except (ValueError, RecursionError):
             entry = None
-        if entry is None:
-            strange = strange or line.strip()
-            flaws.add(NO_CAPTION, f"line {number}")
-        else:
+        if isinstance(entry, _Entry):
             entries += 1
             yield entry
+        else:
+            strange = strange or line.strip()
+            flaws.add(entry or NO_CAPTION, f"line {number}")
     if strange and not entries:
         raise _wrong(file, f"{strange:.80}")
 
@@ -235,10 +236,10 @@ def _table(file: str, flaws: Flaws) -> Iterator[_Entry]:
     for place, row in following:
         named = dict(zip(names, row, strict=False))
         entry = _entry(place, named) if len(row) == len(names) else None
-        if entry is None:
-            flaws.add(NO_CAPTION, place)
-        else:
+        if isinstance(entry, _Entry):
             yield entry
+        else:
+            flaws.add(entry or NO_CAPTION, place)
 
 
 def _chained(
@@ -248,8 +249,8 @@ def _chained(
     yield from rest
 
 
-def _entry(place: str, value: Any) -> _Entry | None:
-    """What an object or a row says; None where it is no picture with captions."""
+def _entry(place: str, value: Any) -> _Entry | str | None:
+    """What an object or a row says; a flaw, or None where it is no picture with captions."""
     if not isinstance(value, dict):
         return None
     name = next((value[n] for n in _NAMES if is_name(value.get(n))), "").strip()
@@ -264,7 +265,7 @@ def _entry(place: str, value: Any) -> _Entry | None:
     if split is not None:
         split = SPLITS.get(split.strip().lower()) if isinstance(split, str) else None
         if split is None:
-            return None
+            return WRONG_SPLIT
     return _Entry(place, name, captions, split)
 
 

@@ -81,6 +81,14 @@ class StoryNet(nn.Module):
         mean = x.sum(1) / there.sum(1, keepdim=True)
         return F.normalize(self.out(mean), dim=-1)
 
+    def _encoded(self, sentences: Tensor) -> Tensor:
+        """[B, N, S] -> [B, N, d]; empty sentences, most of them, are no work and have 0."""
+        flat = sentences.flatten(0, 1)
+        used = (flat != PAD).any(1).nonzero()[:, 0]
+        known = self.encode(flat[used])
+        vectors = known.new_zeros(len(flat), known.shape[-1]).index_copy(0, used, known)
+        return vectors.view(*sentences.shape[:2], -1)
+
     def read(self, vectors: Tensor) -> Tensor:
         """Vectors as the decoder takes them, of one length: [B, d] -> [B, 1, d]."""
         return (F.normalize(vectors, dim=-1) * self.config.dim**0.5)[:, None]
@@ -99,7 +107,7 @@ class StoryNet(nn.Module):
         Returns:
             Logits of every next piece, [B, L, V]; and the sentences' vectors, [B, N, d].
         """
-        vectors = self.encode(sentences.flatten(0, 1)).view(*share.shape, -1)
+        vectors = self._encoded(sentences)
         meaning = F.normalize((share[..., None] * vectors).sum(1), dim=-1)
         if noise is not None:
             meaning = meaning + noise

@@ -152,7 +152,7 @@ def note(out: str) -> str:
 
 
 def finish(
-    run: TrackedRun, model: str, register_as: str, pictures: Mapping[str, bytes]
+    run: TrackedRun, model: str, register_as: str, pictures: Mapping[str, bytes], steps: int = 0
 ) -> str | None:
     """End a run: log the model folder and pictures, and register the model.
 
@@ -161,9 +161,10 @@ def finish(
         model: the model folder (path or URI).
         register_as: name in the model registry, for example `mmray-soundnet`.
         pictures: PNG files by name.
+        steps: after which it is the model; a run that goes on has a version for each end.
 
     Returns:
-        The model's version; the one that it has already when the run was ended before.
+        The model's version; the one that it has already when the run was ended there before.
     """
     with _named_errors(run.uri):
         client = _client(run.uri)
@@ -171,21 +172,29 @@ def finish(
 
         for name, png in pictures.items():
             _log_bytes(client, run.run_id, png, name, "pictures")
-        for folder in ("", *storage.list_folders(model)):
-            inside = storage.join(model, folder) if folder else model
-            for name in storage.list_files(inside):
-                with storage.open_file(storage.join(inside, name)) as f:
-                    data = f.read()
-                _log_bytes(client, run.run_id, data, name, f"model/{folder}".rstrip("/"))
         with contextlib.suppress(MlflowException):  # it exists
             client.create_registered_model(register_as)
         versions = client.search_model_versions(f"name='{register_as}'")
-        mine = [v.version for v in versions if v.run_id == run.run_id]
-        if not mine:
-            source = f"{client.get_run(run.run_id).info.artifact_uri}/model"
-            mine = [client.create_model_version(register_as, source, run.run_id).version]
+        mine = [v for v in versions if v.run_id == run.run_id]
+        same = [v for v in mine if v.tags.get("mmray.steps", str(steps)) == str(steps)]
+        if not same:
+            # A version never changes: one that others may serve already keeps its files.
+            path = f"model-{steps}" if mine else "model"
+            _log_folder(client, run.run_id, model, path)
+            source = f"{client.get_run(run.run_id).info.artifact_uri}/{path}"
+            tags = {"mmray.steps": str(steps)}
+            same = [client.create_model_version(register_as, source, run.run_id, tags=tags)]
         client.set_terminated(run.run_id)
-    return str(mine[0])
+    return str(same[0].version)
+
+
+def _log_folder(client: MlflowClient, run_id: str, where: str, path: str) -> None:
+    """Log a model folder, with the folders in it."""
+    for folder in ("", *storage.list_folders(where)):
+        inside = storage.join(where, folder) if folder else where
+        for name in storage.list_files(inside):
+            with storage.open_file(storage.join(inside, name)) as f:
+                _log_bytes(client, run_id, f.read(), name, f"{path}/{folder}".rstrip("/"))
 
 
 def stop(run: TrackedRun, error: BaseException) -> None:

@@ -30,6 +30,7 @@ class Trained:
     Args:
         path: the model folder.
         steps: optimizer steps.
+        best_step: after which the model folder's weights were the best.
         losses: of every step, mean over the global batch.
         metrics: of the evaluation that the model folder's weights come from; empty without one.
         version: of the model in the registry.
@@ -37,15 +38,19 @@ class Trained:
 
     path: str
     steps: int
+    best_step: int
     losses: list[float] = field(repr=False)
     metrics: dict[str, float]
     version: str | None
 
     def line(self, name: str) -> str:
         """What a job says at its end; `name` is the kind of model."""
-        numbers = ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items())
+        steps = f"{self.steps} steps"
+        if self.best_step != self.steps:
+            steps += f" (best: {self.best_step})"
+        numbers = [f"{key} {value:.4g}" for key, value in self.metrics.items()]
         registered = f"registered as models:/mmray-{name}/{self.version}"
-        return f"{self.path}: {self.steps} steps, {numbers}, {registered}"
+        return f"{self.path}: {', '.join([steps, *numbers, registered])}"
 
 
 @dataclass(frozen=True)
@@ -105,12 +110,20 @@ def train(job: Job, *, overwrite: bool = False) -> Trained:
     state = checkpoints.newest() or State()
     if state.step:
         check_settings(state.settings, settings, checkpoints.folder)
+        console.print(f"{job.out}: going on from step {state.step}")
+    total = total_steps(job.config, rows.steps_per_epoch)
+    if job.config.warmup >= total:
+        logger.warning(
+            "--warmup %d: the whole training has %d steps, so the learning rate stays below --lr; "
+            "give a smaller --warmup, or more --steps or --epochs",
+            *(job.config.warmup, total),
+        )
     params = {**dataclasses.asdict(job.config), **settings}
     tags = {"mmray.dataset": job.data, "mmray.dataset_sha256": dataset.sha256}
     run = tracking.start(job.out, job.task.name, params, tags)
     job = dataclasses.replace(job, run=run)
     try:
-        if state.step < total_steps(job.config, rows.steps_per_epoch):
+        if state.step < total:
             _launch(job, workers)
         return _finish(job, run, settings)
     except BaseException as e:
@@ -206,8 +219,8 @@ def _finish(job: Job, run: tracking.TrackedRun, settings: dict[str, Any]) -> Tra
     where = model_folder(job.out)
     job.task.save(model, where, training)
     pictures = {"losses.png": loss_curve(state), **job.task.pictures(model)}
-    version = tracking.finish(run, where, f"mmray-{job.task.name}", pictures)
-    return Trained(where, state.step, state.losses, metrics, version)
+    version = tracking.finish(run, where, f"mmray-{job.task.name}", pictures, state.step)
+    return Trained(where, state.step, step, state.losses, metrics, version)
 
 
 def loss_curve(state: State) -> bytes:

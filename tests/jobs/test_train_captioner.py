@@ -39,12 +39,16 @@ def test_every_decoder_learns(data: str, arch: str, tmp_path: Path, local_mode: 
     assert result.metrics["cider"] > 2
     captioner = mmray.load(f"models:/mmray-captioner/{result.version}", device="cpu")
     test = read_captioned(Dataset(data, "images"), "test", captioner.stored.column)
-    told = captioner.captions_of(test.places[:5], 4, 3, attention=True)
+    has_places = captioner.stored.grid is not None
+    told = captioner.captions_of(test.places[:5], 4, 3, attention=has_places)
     assert all(len(captions) == 3 for captions in told)
     best = told[0][0]
-    if captioner.stored.grid is not None:
+    if has_places:
         assert best.attention is not None
         assert best.attention.shape == (len(best.caption.split()), *captioner.stored.grid)
+    else:
+        with pytest.raises(UserError, match="as one vector, not as places"):
+            captioner.captions_of(test.places[:5], attention=True)
     assert train_captioner.main(argv) == result
 
 
@@ -95,8 +99,10 @@ def test_what_does_not_fit(
     with pytest.raises(UserError, match=r"--arch attention: .* prepare the pictures with --grid"):
         train_captioner.main(flags(pooled, tmp_path / "out", "--arch", "attention", "--local"))
     none = write_rows(tmp_path / "none", [{"tags": []}] * 8, tiny_teacher)
-    with pytest.raises(UserError, match="--min-count"):
+    with pytest.raises(UserError, match="no picture of the split 'train' has a caption, 0 of"):
         train_captioner.main(flags(none, tmp_path / "out", "--local"))
+    with pytest.raises(UserError, match="lower --min-count"):
+        train_captioner.main(flags(data, tmp_path / "out", "--min-count", "9999", "--local"))
     result = train_captioner.main(flags(data, tmp_path / "out", "--steps", "2", "--local"))
     assert "24 training pictures have no caption" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match="only pooled features; prepare the pictures with --grid"):

@@ -51,6 +51,9 @@ def test_finish_registers_once_and_can_be_repeated(tmp_path: Path, model: str) -
     run = start(tmp_path)
     version = tracking.finish(run, model, "mmray-net", {"a.png": b"png"})
     assert tracking.finish(run, model, "mmray-net", {}) == version
+    longer = tracking.finish(run, model, "mmray-net", {}, steps=20)
+    assert longer != version  # what is registered stays what it is
+    assert tracking.finish(run, model, "mmray-net", {}, steps=20) == longer
     other = tracking.start(str(tmp_path / "other"), "net", {}, {})
     assert tracking.finish(other, model, "mmray-net", {}) != version
     MlflowClient(run.uri).set_registered_model_alias("mmray-net", "best", str(version))
