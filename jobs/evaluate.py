@@ -6,6 +6,7 @@ r"""Measure a trained model on held-out data, beside its baselines: a table, and
     python jobs/evaluate.py joint --model runs/train_joint/model --data runs/mirflickr \
         --protocol mirflickr
     python jobs/evaluate.py captioner --model runs/train_captioner/model --data runs/pictures
+    python jobs/evaluate.py storyteller --model runs/train_storyteller/model --data runs/pictures
     ray job submit --working-dir . -- python jobs/evaluate.py soundnet \
         --model models:/mmray-soundnet/1 --data s3://bucket/clips --json s3://bucket/metrics.json
 
@@ -14,11 +15,12 @@ Without data, the toy world's are used, and made when they are missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmray import cli
+from mmray.errors import UserError
 
 if TYPE_CHECKING:
     from mmray.pipeline.dataset import Dataset
@@ -84,8 +86,6 @@ class JointArgs(cli.JobArgs):
 
     def check(self) -> None:
         """Refuse flags that would be ignored."""
-        from mmray.errors import UserError
-
         default = JointArgs(model=self.model)
         names = ("split", "limit", "min_count", "analogies", "baselines", "measure", "class_tags")
         ignored = [name for name in names if getattr(self, name) != getattr(default, name)]
@@ -120,7 +120,6 @@ class CaptionerArgs(cli.JobArgs):
     def others(self) -> dict[str, str]:
         """The models of --also by name."""
         from mmray.captioner.evaluate import RESERVED
-        from mmray.errors import UserError
 
         if self.beam < 1:
             raise UserError(f"--beam {self.beam}: expected 1 or more")
@@ -135,13 +134,82 @@ class CaptionerArgs(cli.JobArgs):
         return {name: where for name, _, where in pairs}
 
 
+@dataclass(kw_only=True)
+class StorytellerArgs(cli.JobArgs):
+    """How much of the style and of the picture is in stories, by strength."""
+
+    model: str
+    """A model folder, or models:/NAME/VERSION."""
+    data: str | None = None
+    """Image dataset to measure on (default: the toy world's)."""
+    passages: str | None = None
+    """Dataset of passages that it was trained on (default: where it was)."""
+    captioner: str | None = None
+    """A captioner in place of the one that the model keeps."""
+    split: Literal["val", "test"] = "test"
+    """Which pictures of the dataset."""
+    pictures: int = 100
+    """Tell stories about the first so many of them."""
+    json: str | None = None
+    """File for the metrics (default OUT/storyteller.json); the curve is beside it."""
+    out: str = "runs/evaluate"
+    """Folder (or URI) that the job writes."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Parse flags, measure, return the metrics."""
-    subcommands = {"soundnet": SoundnetArgs, "joint": JointArgs, "captioner": CaptionerArgs}
-    args = cli.parse_subcommand(subcommands, argv, __doc__)
-    if isinstance(args, CaptionerArgs):
-        return evaluate_captioner(args)
-    return evaluate_joint(args) if isinstance(args, JointArgs) else evaluate_soundnet(args)
+    subcommands: dict[str, tuple[type, Callable[[Any], dict[str, float]]]] = {
+        "soundnet": (SoundnetArgs, evaluate_soundnet),
+        "joint": (JointArgs, evaluate_joint),
+        "captioner": (CaptionerArgs, evaluate_captioner),
+        "storyteller": (StorytellerArgs, evaluate_storyteller),
+    }
+    args = cli.parse_subcommand({k: kind for k, (kind, _) in subcommands.items()}, argv, __doc__)
+    measure = next(measure for kind, measure in subcommands.values() if type(args) is kind)
+    return measure(args)
+
+
+def evaluate_storyteller(args: StorytellerArgs) -> dict[str, float]:
+    """The subcommand `storyteller`."""
+    import mmray
+    from mmray import storage
+    from mmray.models import read_config, resolve
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.images import toy_images
+    from mmray.storyteller.evaluate import curve, evaluate, story_table
+    from mmray.storyteller.predict import Storyteller
+
+    if args.pictures < 2:
+        raise UserError(f"--pictures {args.pictures}: expected 2 or more")
+    if args.data is None:
+        mmray.init(local_mode=args.local, address=args.address)
+    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    model = resolve(args.model)
+    teller = Storyteller.load(model, args.device, captioner=args.captioner)
+    where = args.passages or read_config(model).get("training", {}).get("data", "")
+    found = evaluate(
+        teller,
+        data,
+        Dataset(where, "passages"),
+        args.split,
+        args.pictures,
+        cli.console.print,
+        args.seed,
+    )
+    path = args.json or storage.join(args.out, "storyteller.json")
+    storage.write_json(path, found.metrics)
+    picture = f"{path.removesuffix('.json')}.png"
+    storage.write_bytes(picture, curve(found.metrics, teller.styles))
+    for style, told in found.examples.items():
+        for caption, story in told[:10]:
+            cli.console.print(f"{style}: {caption} -> {story}", markup=False)
+    cli.console.print(story_table(found.metrics, teller.styles, found.judge))
+    for name in ("copied8", "loops4", "distinct3", "empty", "cut", "words"):
+        cli.console.print(f"{name} at strength 1: {found.metrics[name]:.3f}")
+    cli.console.print(f"metrics: {path}, curve: {picture}")
+    return found.metrics
 
 
 def evaluate_captioner(args: CaptionerArgs) -> dict[str, float]:
@@ -186,7 +254,6 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
     """The subcommand `joint`."""
     import mmray
     from mmray import storage
-    from mmray.errors import UserError
     from mmray.joint.arithmetic import read_analogies
     from mmray.joint.evaluate import evaluate
     from mmray.joint.protocol import mirflickr_protocol
@@ -259,7 +326,6 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
 
 def _load(where: str, kind: str, device: str) -> Any:
     """The model of the kind that a subcommand measures."""
-    from mmray.errors import UserError
     from mmray.models import KINDS, load_predictor
 
     predictor = load_predictor(where, device=device)

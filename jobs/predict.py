@@ -5,6 +5,8 @@ r"""Ask a trained model about any number of files; the answers are a dataset of 
         --layer pool5
     python jobs/predict.py tags --model runs/train_joint/model --input folder:pictures/ --index
     python jobs/predict.py captions --model runs/train_captioner/model --input folder:pictures/
+    python jobs/predict.py stories --model runs/train_storyteller/model --style kjv \
+        --input folder:pictures/
     ray job submit --working-dir . -- python jobs/predict.py sounds \
         --model models:/mmray-soundnet/1 --input manifest:s3://bucket/sounds.parquet \
         --out s3://bucket/heard
@@ -15,9 +17,9 @@ with their reason in OUT/errors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmray import cli
 
@@ -107,14 +109,44 @@ class CaptionsArgs(cli.JobArgs):
     """Time limit for decoding one picture; over it, the picture is quarantined."""
 
 
+@dataclass(kw_only=True)
+class StoriesArgs(cli.JobArgs):
+    """Passages about pictures, in the style of a book."""
+
+    model: str
+    """A model folder, or models:/NAME/VERSION."""
+    style: str
+    """One of the model's styles."""
+    input: str = "toy"
+    """Any source that prepare_images.py takes, or the folder of an image dataset that it made:
+    then nothing is decoded again."""
+    out: str = "runs/predict_stories"
+    """Folder (or URI) of the stories."""
+    strength: float = 1.0
+    """0 for plain description, 1 for the book."""
+    n: int = 1
+    """Stories of each picture, at most 16."""
+    max_error_ratio: float = 0.2
+    """Fail when more than this share of the pictures is bad."""
+    decoders: int | None = None
+    """Decoding workers (default: one a CPU)."""
+    nets: int | None = None
+    """Workers that hold the model (default: one a GPU, else one for two CPUs)."""
+    timeout_s: float = 30.0
+    """Time limit for decoding one picture; over it, the picture is quarantined."""
+
+
 def main(argv: Sequence[str] | None = None) -> Prepared:
     """Parse flags, ask, return the counts."""
-    args = cli.parse_subcommand(
-        {"sounds": SoundsArgs, "tags": TagsArgs, "captions": CaptionsArgs}, argv, __doc__
-    )
-    if isinstance(args, SoundsArgs):
-        return predict_sounds(args)
-    return predict_tags(args) if isinstance(args, TagsArgs) else predict_captions(args)
+    subcommands: dict[str, tuple[type, Callable[[Any], Prepared]]] = {
+        "sounds": (SoundsArgs, predict_sounds),
+        "tags": (TagsArgs, predict_tags),
+        "captions": (CaptionsArgs, predict_captions),
+        "stories": (StoriesArgs, predict_stories),
+    }
+    args = cli.parse_subcommand({k: kind for k, (kind, _) in subcommands.items()}, argv, __doc__)
+    ask = next(ask for kind, ask in subcommands.values() if type(args) is kind)
+    return ask(args)
 
 
 def predict_sounds(args: SoundsArgs) -> Prepared:
@@ -190,6 +222,33 @@ def predict_captions(args: CaptionsArgs) -> Prepared:
         options,
         args.out,
         json_file=args.json,
+        workers=workers,
+        max_error_ratio=args.max_error_ratio,
+        overwrite=args.overwrite,
+    )
+
+
+def predict_stories(args: StoriesArgs) -> Prepared:
+    """The subcommand `stories`."""
+    import mmray
+    from mmray.pipeline.images import Workers
+    from mmray.storyteller.tell import TellOptions, tell_pictures
+
+    options = TellOptions(
+        model=args.model,
+        input=args.input,
+        style=args.style,
+        strength=args.strength,
+        n=args.n,
+        seed=args.seed,
+        limit=args.limit,
+    )
+    workers = Workers(decoders=args.decoders, nets=args.nets, timeout_s=args.timeout_s)
+    workers.check()
+    mmray.init(local_mode=args.local, address=args.address)
+    return tell_pictures(
+        options,
+        args.out,
         workers=workers,
         max_error_ratio=args.max_error_ratio,
         overwrite=args.overwrite,

@@ -162,7 +162,7 @@ def _write(out: str, part: int, style: str, rows: Iterator[_Row]) -> Counts:
     passages = sentences = 0
     seen: set[str] = set()
     while batch := list(itertools.islice(rows, min(_SHARD, MOST - passages))):
-        fresh = [row for row in batch if row[0] not in seen]
+        fresh = list({row[0]: row for row in batch if row[0] not in seen}.values())
         seen.update(row[0] for row in fresh)
         passages += len(batch)
         sentences += sum(len(row[2]) for row in fresh)

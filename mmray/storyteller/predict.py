@@ -125,19 +125,14 @@ class Storyteller:
             style: one of `styles`.
             strength: 0 for plain description, 1 for the book.
             n: passages of each picture, at most `CANDIDATES`.
-            seed: the same seed tells the same stories of the same list of pictures.
+            seed: the same seed tells the same stories of a picture.
 
         Raises:
             MediaError: a picture cannot be decoded.
             UserError: an unknown style, a number out of its range, or no captioner.
         """
-        self._check(style, strength, n)
-        if self.captioner is None:
-            raise UserError(
-                "this storyteller keeps no captioner to look at pictures; load it with "
-                "captioner=FOLDER, train it with --captioner, or give sentences to stories_of"
-            )
-        found = self.captioner.captions(images, CAPTIONS, CAPTIONS)
+        self.check(style, strength, n)
+        found = self.need_captioner().captions(images, CAPTIONS, CAPTIONS)
         told = [[caption.caption for caption in captions] for captions in found]
         return self.stories_of(told, style, strength, n, seed=seed)
 
@@ -151,18 +146,31 @@ class Storyteller:
         seed: int = 0,
     ) -> list[list[Story]]:
         """As `stories`, of sentences about each picture; where there are none, no story."""
-        self._check(style, strength, n)
+        self.check(style, strength, n)
         known = [[" ".join(c.split()) for c in texts if c.strip()] for texts in captions]
         means = self._means(known)
         found: list[list[Story]] = []
-        rng = np.random.default_rng(seed)
         per_batch = max(1, _BATCH // CANDIDATES)
         for start in range(0, len(known), per_batch):
             part = slice(start, start + per_batch)
-            found += self._told(known[part], means[part], style, strength, n, rng)
+            found += self._told(known[part], means[part], style, strength, n, seed)
         return found
 
-    def _check(self, style: str, strength: float, n: int) -> None:
+    def need_captioner(self) -> Captioner:
+        """What looks at pictures.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.captioner is None:
+            raise UserError(
+                "this storyteller keeps no captioner to look at pictures; load it with "
+                "captioner=FOLDER, train it with --captioner, or give sentences to stories_of"
+            )
+        return self.captioner
+
+    def check(self, style: str, strength: float, n: int) -> None:
+        """Raise a `UserError` when something cannot be told."""
         if style not in self.styles:
             raise UserError(f"style {style!r}: unknown; known are {', '.join(self.styles)}")
         if not 0 <= strength <= 1:
@@ -189,11 +197,11 @@ class Storyteller:
         style: str,
         strength: float,
         n: int,
-        rng: np.random.Generator,
+        seed: int,
     ) -> list[list[Story]]:
         plain, book = (torch.from_numpy(self.stored.styles[name].vector) for name in (PLAIN, style))
         centre = torch.lerp(plain, book, strength)
-        tokens = self._drawn(means - plain + centre, rng)
+        tokens = self._drawn(means - plain + centre, seed)
         texts = [self._text(t) for t in tokens.flatten(0, 1).tolist()]
         about = F.normalize(self._vectors(texts) - centre, dim=-1).view(*tokens.shape[:2], -1)
         match = (about * F.normalize(means - plain, dim=-1)[:, None]).sum(-1).numpy()
@@ -213,11 +221,12 @@ class Storyteller:
             found.append([*best.values()])
         return found
 
-    def _drawn(self, vectors: Tensor, rng: np.random.Generator) -> Tensor:
+    def _drawn(self, vectors: Tensor, seed: int) -> Tensor:
         """Passages of vectors [B, d] as pieces, int64 [B, CANDIDATES, L + 1]."""
         length = self.net.config.max_length
-        shape = (len(vectors), CANDIDATES, length + 1)
-        uniforms = torch.from_numpy(rng.random(shape, np.float32)).to(self.device)
+        # The same for every picture, so that its stories do not depend on the others.
+        drawn = np.random.default_rng(seed).random((CANDIDATES, length + 1), np.float32)
+        uniforms = torch.from_numpy(drawn).to(self.device).expand(len(vectors), -1, -1)
         with torch.inference_mode():
             read = self.net.read(vectors.to(self.device))
             written = sample(self.net.decoder, read, uniforms, length, 0.8, 0.9)

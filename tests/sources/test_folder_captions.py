@@ -140,8 +140,8 @@ def test_a_thousand_words_stay(root):
         (
             "captions.json",
             [ROWS[0], 7, {"file_path": "a.png"}, {**ROWS[1], "split": "tset"}],
-            "left out 2 elements that are no picture with captions (first: element 2); left out 1 pictures "
-            "whose split is none of train, val, test (first: element 4)",
+            "left out 2 elements that are no picture with captions (first: element 2); left out 1 "
+            "pictures whose split is none of train, val, test (first: element 4)",
         ),
         (
             "captions.json",

@@ -1,0 +1,96 @@
+"""The storyteller's jobs: training, going on, measuring, telling; on a cluster too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs import evaluate, predict, train_storyteller
+from mmray import storage
+from mmray.errors import UserError
+from mmray.pipeline.dataset import Dataset
+from tests.captioner.captioners import write_captioner
+from tests.captioner.worlds import write_captioned
+from tests.storyteller.books import write_book
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: str) -> Path:
+    root = tmp_path_factory.mktemp("stories")
+    data = write_captioned(root / "data", tiny_teacher, grid=False)
+    write_captioner(root / "captioner", data)
+    for name in ("old", "memo"):
+        write_book(root / f"{name}.txt", name, 900)
+    return root
+
+
+def flags(root: Path, out: Path, *more: str) -> list[str]:
+    styles = [x for name in ("old", "memo") for x in ("--style", f"{name}={root}/{name}.txt")]
+    sizes = ["--vocabulary", "200", "--dim", "32", "--layers", "1", "--max-length", "32"]
+    training = ["--batch-size", "16", "--warmup", "5", "--log-every", "5"]
+    files = ["--captions", f"{root}/data", "--captioner", f"{root}/captioner", "--out", str(out)]
+    return [*files, *styles, *sizes, *training, *more]
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_trained_measured_and_told(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = flags(root, tmp_path / "out", "--steps", "60", "--local")
+    trained = train_storyteller.main(argv)
+    assert trained is not None
+    assert trained.metrics["loss"] < 3.5
+    assert train_storyteller.main(argv) == trained
+    with pytest.raises(UserError, match="other captions or styles"):
+        train_storyteller.main([*argv, "--style", f"more={root}/old.txt"])
+    asked = ["--model", trained.path, "--local"]
+    metrics = evaluate.main(
+        [
+            "storyteller",
+            *asked,
+            "--data",
+            f"{root}/data",
+            "--pictures",
+            "12",
+            "--out",
+            str(tmp_path),
+        ]
+    )
+    for name in ("style.0", "style.1", "content.0.5", "shuffled.content", "retrieval.r10.0.5"):
+        assert 0 <= metrics[name] <= 1
+        assert 0 <= metrics[f"old.{name}"] <= 1
+    assert {"copied8", "distinct3", "loops4"} <= metrics.keys()
+    assert metrics["empty"] == 0
+    assert storage.read_json(tmp_path / "storyteller.json") == metrics
+    assert (tmp_path / "storyteller.png").read_bytes().startswith(b"\x89PNG")
+    assert "1, random direction" in capsys.readouterr().out
+    told = [*asked, "--style", "memo", "--input", f"{root}/data", "--out", str(tmp_path / "told")]
+    done = predict.main(["stories", *told, "--n", "2"])
+    rows = Dataset(done.path, "stories").read(["id", "story", "stories", "captions"]).to_pylist()
+    assert len(rows) == Dataset(f"{root}/data", "images").num_rows
+    assert all(row["story"] == row["stories"][0]["story"] for row in rows)
+    assert predict.main(["stories", *told, "--n", "2"]) == done
+    with pytest.raises(UserError, match="style 'noir': unknown; known are memo, old"):
+        predict.main(["stories", *asked, "--style", "noir", "--input", f"{root}/data"])
+
+
+def test_no_style(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--style: give one or more, as NAME=FILE"):
+        train_storyteller.main(
+            ["--captions", f"{root}/data", "--out", str(tmp_path / "out"), "--local"]
+        )
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("ray_cluster")
+def test_one_and_two_workers_have_the_same_losses(root: Path, tmp_path: Path) -> None:
+    results = [
+        train_storyteller.main(
+            flags(root, tmp_path / n, "--steps", "10", "--dropout", "0", "--num-workers", n)
+        )
+        for n in ("1", "2")
+    ]
+    assert results[0] is not None
+    assert results[1] is not None
+    assert results[0].losses == pytest.approx(results[1].losses, rel=1e-4)

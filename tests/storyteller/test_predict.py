@@ -1,0 +1,118 @@
+"""Stories of a small trained storyteller: styles, strengths, what is refused, what is stored."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmray
+from jobs import train_storyteller
+from mmray.errors import UserError
+from mmray.storyteller import folder
+from mmray.storyteller.passages import PLAIN
+from mmray.storyteller.predict import Storyteller, _faults
+from tests.captioner.captioners import write_captioner
+from tests.captioner.worlds import write_captioned
+from tests.storyteller.books import BOOKS, write_book
+
+RED_DOG = ["A red dog.", "there is a red dog", "the dog"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_teacher: str) -> Path:
+    """A folder with `data` (pictures), `memo.txt`, and the job's `out`, trained on one book."""
+    root = tmp_path_factory.mktemp("storyteller")
+    data = write_captioned(root / "data", tiny_teacher, grid=False)
+    captioner = write_captioner(root / "captioner", data)
+    books = {name: write_book(root / f"{name}.txt", name, 1500) for name in BOOKS}
+    argv = ["--captions", data, "--captioner", captioner, "--style", f"old={books['old']}"]
+    sizes = ["--vocabulary", "200", "--dim", "48", "--layers", "1", "--max-length", "40"]
+    steps = ["--steps", "250", "--batch-size", "32", "--lr", "5e-3", "--warmup", "20"]
+    train_storyteller.main([*argv, *sizes, *steps, "--local", "--out", str(root / "out")])
+    return root
+
+
+@pytest.fixture(scope="module")
+def teller(trained: Path) -> Storyteller:
+    found = mmray.load(str(trained / "out/model"), device="cpu")
+    assert isinstance(found, Storyteller)
+    return found
+
+
+def test_strength_goes_from_captions_to_the_book(teller: Storyteller) -> None:
+    captions = [RED_DOG, ["the blue car", "A blue car."]]
+    old = {word for form in BOOKS["old"] for word in form.split() if "{" not in word}
+    shares = []
+    for strength in (0.0, 1.0):
+        told = teller.stories_of(captions, "old", strength, 3)
+        texts = [story.story for stories in told for story in stories]
+        assert 4 <= len(texts) <= 6  # of a toy grammar candidates may be the same
+        assert len(set(texts)) > 2
+        words = [word for text in texts for word in text.split()]
+        shares.append(np.mean([word in old for word in words]))
+    assert shares[0] < 0.5 < shares[1]
+
+
+def test_a_story_does_not_depend_on_the_others(teller: Storyteller) -> None:
+    alone = teller.stories_of([RED_DOG], "old", seed=3)[0]
+    among = teller.stories_of([["the car"], RED_DOG], "old", seed=3)[1]
+    assert alone[0].story == among[0].story
+    assert alone[0].captions == RED_DOG
+    assert -1 <= alone[0].match <= 1
+    assert alone[0].log_odds > 0
+
+
+def test_pictures_become_stories(teller: Storyteller) -> None:
+    picture = np.full((32, 32, 3), 90, np.uint8)
+    told = teller.stories([picture], "old", 0.5, n=2)
+    assert len(told[0]) == 2
+    assert told[0][0].style == "old"
+    assert len(told[0][0].captions) == 5
+
+
+def test_what_is_refused(teller: Storyteller, trained: Path) -> None:
+    for more, told in (
+        (("new",), "style 'new': unknown; known are old"),
+        ((PLAIN,), "unknown"),
+        (("old", 1.5), r"strength 1\.5: expected 0"),
+        (("old", float("nan")), "strength nan"),
+        (("old", 1.0, 17), "n 17: expected 1 to 16"),
+    ):
+        with pytest.raises(UserError, match=told):
+            teller.stories_of([RED_DOG], *more)  # type: ignore[arg-type]
+    assert teller.stories_of([], "old") == []
+    assert teller.stories_of([[], ["  "]], "old") == [[], []]
+    blind = Storyteller(teller.stored, device="cpu")
+    with pytest.raises(UserError, match="keeps no captioner"):
+        blind.stories([np.zeros((8, 8, 3), np.uint8)], "old")
+
+
+def test_styles_are_added_without_training(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "out/model", tmp_path / "model")
+    memo = f"memo={trained / 'memo.txt'}"
+    train_storyteller.main(["--add-style", memo, "--out", str(tmp_path)])
+    teller = mmray.load(str(tmp_path / "model"), device="cpu")
+    assert teller.styles == ["memo", "old"]
+    assert teller.stories_of([RED_DOG], "memo")[0][0].story
+    with pytest.raises(UserError, match="has a style of that name"):
+        train_storyteller.main(["--add-style", memo, "--out", str(tmp_path)])
+    with pytest.raises(UserError, match="give one of them"):
+        train_storyteller.main(["--add-style", memo, "--style", memo, "--out", str(tmp_path)])
+
+
+def test_folders_that_do_not_fit(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "out/model", tmp_path / "model")
+    (tmp_path / "model/pieces.model").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="its files do not belong together"):
+        folder.load(str(tmp_path / "model"))
+    with pytest.raises(UserError, match="model of kind 'captioner'"):
+        folder.load(str(trained / "captioner"))
+
+
+def test_loops_and_cut_passages_are_faults() -> None:
+    tokens = np.array([[[5, 6, 7, 8, 5, 6, 7, 8, 2], [5, 6, 7, 8, 9, 10, 2, 0, 0]]])
+    assert _faults(tokens).tolist() == [[1, 0]]
+    assert _faults(np.array([[[5, 6, 7, 8, 9], [2, 0, 0, 0, 0]]])).tolist() == [[1, 1]]
