@@ -71,7 +71,7 @@ real-data: install
 debian-data:
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends openclipart-png openclipart-svg \
-		tuxpaint-stamps-default sonic-pi-samples \
+		tuxpaint-stamps-default sonic-pi-samples bible-kjv fortunes \
 		planetblupi-common python3-imageio opencv-doc default-jre-headless
 
 # Pins what a fresh install resolves to today; names and versions only, no addresses.
