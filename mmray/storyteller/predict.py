@@ -38,6 +38,8 @@ CAPTIONS = 5
 """Captions of a picture that a story is about."""
 LOOP = 4
 """Pieces that must not follow one another twice."""
+TEMPERATURE, TOP_P = 0.5, 0.8
+"""Of what is drawn; hotter stories vary more, and spell more words that are none."""
 _BATCH = 256
 
 
@@ -229,7 +231,7 @@ class Storyteller:
         uniforms = torch.from_numpy(drawn).to(self.device).expand(len(vectors), -1, -1)
         with torch.inference_mode():
             read = self.net.read(vectors.to(self.device))
-            written = sample(self.net.decoder, read, uniforms, length, 0.8, 0.9)
+            written = sample(self.net.decoder, read, uniforms, length, TEMPERATURE, TOP_P)
         return written.tokens.cpu().clone()
 
     def _text(self, tokens: list[int]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mmray import storage
+from mmray.captioner.folder import load as read_captioner
 from mmray.cli import console
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
@@ -51,6 +52,8 @@ class StoryTraining:
         self.config.check()
         if not self.styles:
             raise UserError("--style: give one or more, as NAME=FILE; any plain text is a style")
+        if self.captioner is not None:  # told now, not after the training
+            read_captioner(self.captioner)
         data = self._passages(overwrite)
         pieces = self._pieces(data)
         o = self.options
