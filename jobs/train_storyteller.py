@@ -57,7 +57,7 @@ class Args(cli.JobArgs):
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: TrainConfig(
             batch_size=64,
-            epochs=15,
+            epochs=5,
             lr=2e-3,
             warmup=100,
             schedule="cosine",
