@@ -82,6 +82,22 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
+def read_config_of(folder: str, kind: str, version: int) -> dict[str, Any]:
+    """As `read_config`, of a model of one kind and format.
+
+    Raises:
+        UserError: it is another one.
+    """
+    config = read_config(folder)
+    found = config.get("kind"), config.get("format_version")
+    if found != (kind, version):
+        raise UserError(
+            f"{folder}: holds a model of kind {found[0]!r}, format {found[1]!r}; expected "
+            f"{kind!r}, format {version}"
+        )
+    return config
+
+
 def choose_device(device: str) -> torch.device:
     """The torch device of `auto`, `cpu`, `cuda` or `cuda:N`.
 

@@ -111,6 +111,14 @@ def list_folders(uri: str | Path) -> list[str]:
     return sorted(names)
 
 
+def walk(uri: str | Path) -> Iterator[str]:
+    """Paths, from a folder on, of the files in it and in all folders below."""
+    yield from list_files(uri)
+    for folder in list_folders(uri):
+        for path in walk(join(uri, folder)):
+            yield f"{folder}/{path}"
+
+
 @contextlib.contextmanager
 def localized(uri: str | Path) -> Iterator[Path]:
     """Give a local path with the file's content; remote files are copied for the duration."""

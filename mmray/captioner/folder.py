@@ -11,7 +11,7 @@ from mmray import storage
 from mmray.captioner.model import CaptionConfig, CaptionNet, build_net
 from mmray.captioner.vocabulary import Words
 from mmray.errors import UserError
-from mmray.models import read_config
+from mmray.models import read_config_of
 from mmray.pipeline.dataset import Dataset
 from mmray.pipeline.images import backbone_of, grid_of
 from mmray.teachers.stored import find_nets, keep_nets
@@ -80,12 +80,7 @@ def load(where: str) -> Stored:
     Raises:
         UserError: it is not one of a captioner, or its files do not belong together.
     """
-    config = read_config(where)
-    if config.get("kind") != KIND or config.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{where}: holds a model of kind {config.get('kind')!r}, format "
-            f"{config.get('format_version')!r}; expected {KIND!r}, format {FORMAT_VERSION}"
-        )
+    config = read_config_of(where, KIND, FORMAT_VERSION)
     try:
         record = storage.read_json(storage.join(where, "words.json"))
         words = Words(

@@ -12,7 +12,7 @@ import safetensors.torch
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.models import read_config
+from mmray.models import read_config_of
 from mmray.storyteller.model import StoryConfig, StoryNet
 from mmray.storyteller.passages import PLAIN
 from mmray.storyteller.pieces import Pieces
@@ -100,12 +100,7 @@ def load(where: str) -> Stored:
     Raises:
         UserError: it is not one of a storyteller, or its files do not belong together.
     """
-    config = read_config(where)
-    if config.get("kind") != KIND or config.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{where}: holds a model of kind {config.get('kind')!r}, format "
-            f"{config.get('format_version')!r}; expected {KIND!r}, format {FORMAT_VERSION}"
-        )
+    config = read_config_of(where, KIND, FORMAT_VERSION)
     try:
         sizes = StoryConfig(**config["sizes"])
         net = StoryNet(sizes)
@@ -141,12 +136,12 @@ def _styles(tensors: dict[str, np.ndarray], sizes: StoryConfig) -> dict[str, Sty
 
 def copy_folder(source: str, target: str) -> None:
     """Copy a model folder, with the folders in it."""
+    if storage.absolute(source) == storage.absolute(target):
+        return
     storage.remove(target)
-    for folder in ("", *storage.list_folders(source)):
-        inside, outside = (storage.join(x, folder) if folder else x for x in (source, target))
-        for name in storage.list_files(inside):
-            with storage.open_file(storage.join(inside, name)) as f:
-                storage.write_bytes(storage.join(outside, name), f.read())
+    for file in storage.walk(source):
+        with storage.open_file(storage.join(source, file)) as f:
+            storage.write_bytes(storage.join(target, file), f.read())
 
 
 def _card(styles: Mapping[str, Style], training: dict[str, Any]) -> str:

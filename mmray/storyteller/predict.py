@@ -209,7 +209,7 @@ class Storyteller:
         match = (about * F.normalize(means - plain, dim=-1)[:, None]).sum(-1).numpy()
         odds = self._log_odds(tokens.numpy(), style)
         # What is asked for, and no more: at strength .5 the vector alone decides.
-        value = match + (2 * strength - 1) * np.tanh(odds) - 2 * _faults(tokens.numpy())
+        value = match + (2 * strength - 1) * np.tanh(odds) - 5 * _faults(tokens.numpy())
         found = []
         for i, known in enumerate(captions):
             best: dict[str, Story] = {}

@@ -58,7 +58,9 @@ def style_of(net: StoryNet, pieces: Pieces, name: str, passages: Iterable[list[s
         starts = np.cumsum([0, *map(len, told)])[:-1]
         sums = np.add.reduceat(vectors, starts)
         total += (sums / np.array([[len(p)] for p in told])).sum(0)
-        counts += np.bincount(np.concatenate([*map(np.asarray, flat)]), minlength=len(pieces))
+        counts += np.bincount(
+            np.concatenate([np.asarray(s, np.int64) for s in flat]), minlength=len(pieces)
+        )
         number += len(batch)
     shares = np.log(counts / counts.sum())
     return Style(name, (total / max(number, 1)).astype("f4"), shares.astype("f4"), number)

@@ -304,6 +304,8 @@ class _Run:
         self._tell(Progress(self.state.step, self.total, means, evaluation=True), "val")
         name, better = self.task.leading
         value, best = means[name], self.state.best
+        if not math.isfinite(value):  # else nothing would ever be better
+            return False
         if best is not None and (value >= best if better == "min" else value <= best):
             return False
         self.state.best, self.state.best_step = value, self.state.step
@@ -311,14 +313,9 @@ class _Run:
 
     def _show(self) -> None:
         """Log what the task shows of the model as it is now."""
-        if self.rank:
-            return
-        try:
-            pictures = self.task.pictures(self.model)
-        except Exception as e:  # a picture less is no reason to lose a training
-            logger.warning("step %d: no pictures of what was learned (%s)", self.state.step, e)
-            return
-        self.tracker.pictures(self.state.step, pictures)
+        if not self.rank:
+            step = self.state.step
+            self.tracker.pictures(step, pictures_of(self.task, self.model, step))
 
     def _means(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Means over all workers of sums and counts; a worker with no rows knows no names."""
@@ -381,6 +378,15 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True
     )
+
+
+def pictures_of(task: Task[Model], model: Model, step: int) -> Mapping[str, bytes]:
+    """`Task.pictures`, or none with a warning: a picture less is no reason to lose a training."""
+    try:
+        return task.pictures(model)
+    except Exception as e:
+        logger.warning("step %d: no pictures of what was learned (%s)", step, e)
+        return {}
 
 
 def check_settings(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: str) -> None:

@@ -176,7 +176,7 @@ def finish(
             client.create_registered_model(register_as)
         versions = client.search_model_versions(f"name='{register_as}'")
         mine = [v for v in versions if v.run_id == run.run_id]
-        same = [v for v in mine if v.tags.get("mmray.steps", str(steps)) == str(steps)]
+        same = [v for v in mine if v.tags.get("mmray.steps") == str(steps)]
         if not same:
             # A version never changes: one that others may serve already keeps its files.
             path = f"model-{steps}" if mine else "model"
@@ -190,11 +190,10 @@ def finish(
 
 def _log_folder(client: MlflowClient, run_id: str, where: str, path: str) -> None:
     """Log a model folder, with the folders in it."""
-    for folder in ("", *storage.list_folders(where)):
-        inside = storage.join(where, folder) if folder else where
-        for name in storage.list_files(inside):
-            with storage.open_file(storage.join(inside, name)) as f:
-                _log_bytes(client, run_id, f.read(), name, f"{path}/{folder}".rstrip("/"))
+    for file in storage.walk(where):
+        folder, _, name = f"{path}/{file}".rpartition("/")
+        with storage.open_file(storage.join(where, file)) as f:
+            _log_bytes(client, run_id, f.read(), name, folder)
 
 
 def stop(run: TrackedRun, error: BaseException) -> None:

@@ -17,7 +17,7 @@ from mmray.training import ray_train, tracking
 from mmray.training.checkpoint import Checkpoints, State
 from mmray.training.config import TrainConfig, total_steps
 from mmray.training.loader import Examples, Loader, Share, rows_of
-from mmray.training.loop import Task, check_settings, fit
+from mmray.training.loop import Task, check_settings, fit, pictures_of
 from mmray.training.progress import TrainingProgress
 
 logger = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ def _finish(job: Job, run: tracking.TrackedRun, settings: dict[str, Any]) -> Tra
     }
     where = model_folder(job.out)
     job.task.save(model, where, training)
-    pictures = {"losses.png": loss_curve(state), **job.task.pictures(model)}
+    pictures = {"losses.png": loss_curve(state), **pictures_of(job.task, model, step)}
     version = tracking.finish(run, where, f"mmray-{job.task.name}", pictures, state.step)
     return Trained(where, state.step, step, state.losses, metrics, version)
 

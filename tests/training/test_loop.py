@@ -189,7 +189,8 @@ class Shown(NullTracker):
         self.pictures_at: dict[int, dict[str, bytes]] = {}
 
     def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
-        self.pictures_at[step] = dict(pictures)
+        if pictures:
+            self.pictures_at[step] = dict(pictures)
 
 
 def test_pictures_are_shown_at_each_evaluation(
