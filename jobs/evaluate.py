@@ -201,11 +201,11 @@ def evaluate_storyteller(args: StorytellerArgs) -> dict[str, float]:
     path = args.json or storage.join(args.out, "storyteller.json")
     storage.write_json(path, found.metrics)
     picture = f"{path.removesuffix('.json')}.png"
-    storage.write_bytes(picture, curve(found.metrics, teller.styles))
+    storage.write_bytes(picture, curve(found.metrics, [*found.examples]))
     for style, told in found.examples.items():
         for caption, story in told[:10]:
             cli.console.print(f"{style}: {caption} -> {story}", markup=False)
-    cli.console.print(story_table(found.metrics, teller.styles, found.judge))
+    cli.console.print(story_table(found.metrics, [*found.examples], found.judge))
     for name in ("copied8", "loops4", "distinct3", "empty", "cut", "words"):
         cli.console.print(f"{name} at strength 1: {found.metrics[name]:.3f}")
     cli.console.print(f"metrics: {path}, curve: {picture}")

@@ -83,12 +83,21 @@ def evaluate(
     style_judge, accuracy = _style_judge(passages)
     judge = content_judge(truth)
     metrics, examples = {"judge.accuracy": accuracy}, {}
-    for style in storyteller.styles:
+    learned = _names(passages)
+    measured = [name for name in storyteller.styles if name in learned]
+    if added := sorted({*storyteller.styles} - {*measured}):
+        report(f"not measured, for there are no passages to judge by: {', '.join(added)}")
+    if not measured:
+        raise UserError(
+            f"{passages.uri}: has none of the model's styles ({', '.join(storyteller.styles)}); "
+            "give the --passages that it was trained on"
+        )
+    for style in measured:
         report(f"stories: {style}")
         book = _Book(storyteller, style, style_judge, judge, passages)
         metrics |= book.measure(captions, truth, seed)
         examples[style] = [(told[0], text) for told, text in zip(captions, book.full, strict=True)]
-    return Evaluation(metrics | _means(metrics, storyteller.styles), examples, judge.name)
+    return Evaluation(metrics | _means(metrics, measured), examples, judge.name)
 
 
 @dataclass
@@ -101,6 +110,7 @@ class _Book:
     judge: ContentJudge
     passages: Dataset
     full: list[str] = dataclasses.field(default_factory=list)
+    ended: list[bool] = dataclasses.field(default_factory=list)
 
     def measure(self, captions: list[list[str]], truth: list[str], seed: int) -> dict[str, float]:
         """The numbers of this style, by flat names."""
@@ -119,7 +129,8 @@ class _Book:
                 found["shuffled.content"] = float((others * wanted).sum(1).mean())
                 found["shuffled.retrieval.r10"] = recall(others, wanted)
             self.full = texts
-        found |= self._random(captions, wanted, seed) | self._language(self.full)
+        found |= self._language(self.full)
+        found |= self._random(captions, wanted, seed)
         return {f"{self.style}.{name}": value for name, value in found.items()}
 
     def _language(self, texts: list[str]) -> dict[str, float]:
@@ -129,7 +140,7 @@ class _Book:
             "distinct3": distinct(texts),
             "loops4": repeated(texts),
             "empty": float(np.mean([not text.strip() for text in texts])),
-            "cut": float(np.mean([not text.endswith((*".!?\"'”’)",)) for text in texts])),
+            "cut": float(np.mean([not ended for ended in self.ended])),
             "words": float(np.mean([len(text.split()) for text in texts])),
         }
 
@@ -155,6 +166,7 @@ class _Book:
         self, storyteller: Storyteller, captions: list[list[str]], strength: float, seed: int
     ) -> list[str]:
         told = storyteller.stories_of(captions, self.style, strength, seed=seed)
+        self.ended = [bool(stories and stories[0].ended) for stories in told]
         return [stories[0].story if stories else "" for stories in told]
 
     def _in_style(self, texts: list[str]) -> float:

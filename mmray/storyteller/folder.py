@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
+import torch
 
 from mmray import storage
 from mmray.errors import UserError
@@ -75,6 +76,27 @@ def save(
     }
     write_styles(where, styles)
     storage.write_json(storage.join(where, "config.json"), config)
+
+
+def added_styles(
+    where: str, net: StoryNet, pieces: Pieces, known: Mapping[str, Style]
+) -> dict[str, Style]:
+    """The styles that were added to the same net at `where`, beside those that are known.
+
+    A finished training that is started again writes its model again; they must not be lost.
+    """
+    if not storage.exists(storage.join(where, "config.json")):
+        return {}
+    try:
+        old = load(where)
+    except UserError:  # it is about to be replaced
+        return {}
+    weights = old.net.state_dict()
+    same = old.pieces.model == pieces.model and all(
+        name in weights and torch.equal(weights[name], tensor.cpu())
+        for name, tensor in net.state_dict().items()
+    )
+    return {name: s for name, s in old.styles.items() if same and name not in known}
 
 
 def write_styles(where: str, styles: Mapping[str, Style]) -> None:

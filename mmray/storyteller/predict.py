@@ -55,6 +55,8 @@ class Story(NamedTuple):
     """How much it is about them, -1 to 1."""
     log_odds: float
     """By how much its words tell of the style rather than of captions, a piece."""
+    ended: bool
+    """Whether it came to its end; else it was cut."""
 
 
 class Storyteller:
@@ -205,6 +207,7 @@ class Storyteller:
         centre = torch.lerp(plain, book, strength)
         tokens = self._drawn(means - plain + centre, seed)
         texts = [self._text(t) for t in tokens.flatten(0, 1).tolist()]
+        ended = (tokens == END).any(-1).tolist()
         about = F.normalize(self._vectors(texts) - centre, dim=-1).view(*tokens.shape[:2], -1)
         match = (about * F.normalize(means - plain, dim=-1)[:, None]).sum(-1).numpy()
         odds = self._log_odds(tokens.numpy(), style)
@@ -216,9 +219,8 @@ class Storyteller:
             for j in np.argsort(-value[i], kind="stable").tolist():
                 text = texts[i * tokens.shape[1] + j]
                 if known and text and len(best) < n:
-                    story = Story(
-                        *(text, style, strength, known), float(match[i, j]), float(odds[i, j])
-                    )
+                    told = float(match[i, j]), float(odds[i, j]), ended[i][j]
+                    story = Story(text, style, strength, known, *told)
                     best.setdefault(text, story)
             found.append([*best.values()])
         return found

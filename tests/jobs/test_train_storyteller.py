@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import mmray
 from jobs import evaluate, predict, train_storyteller
 from mmray import storage
 from mmray.errors import UserError
@@ -42,6 +44,8 @@ def test_trained_measured_and_told(
     assert trained is not None
     assert trained.metrics["loss"] < 3.5
     assert train_storyteller.main(argv) == trained
+    teller = mmray.load(f"models:/mmray-storyteller/{trained.version}", device="cpu")
+    assert teller.stories([np.full((32, 32, 3), 90, np.uint8)], "old")[0][0].story
     with pytest.raises(UserError, match="other captions or styles"):
         train_storyteller.main([*argv, "--style", f"more={root}/old.txt"])
     asked = ["--model", trained.path, "--local"]

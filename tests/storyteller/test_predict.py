@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mmray
 from jobs import train_storyteller
@@ -97,6 +98,13 @@ def test_styles_are_added_without_training(trained: Path, tmp_path: Path) -> Non
     teller = mmray.load(str(tmp_path / "model"), device="cpu")
     assert teller.styles == ["memo", "old"]
     assert teller.stories_of([RED_DOG], "memo")[0][0].story
+    stored = folder.load(str(tmp_path / "model"))
+    known = {name: s for name, s in stored.styles.items() if name != "memo"}
+    kept = folder.added_styles(str(tmp_path / "model"), stored.net, stored.pieces, known)
+    assert [*kept] == ["memo"]  # by a finished training that is started again
+    with torch.no_grad():
+        stored.net.out.bias += 1
+    assert not folder.added_styles(str(tmp_path / "model"), stored.net, stored.pieces, known)
     with pytest.raises(UserError, match="has a style of that name"):
         train_storyteller.main(["--add-style", memo, "--out", str(tmp_path)])
     with pytest.raises(UserError, match="give one of them"):
