@@ -24,8 +24,8 @@ class StoryOptions:
     dropout: float = 0.1
     """Dropout of encoder and decoder."""
     mixing: float = 0.45
-    """Largest share of another passage that is mixed into what a passage is learned from: the
-    decoder then also reads vectors that are between two styles."""
+    """Largest share of another passage, mostly of the same style, that is mixed into what a passage
+    is learned from: the decoder then also reads vectors that are of no passage."""
     noise: float = 0.3
     """Length of the noise that is added to vectors of length 1."""
     contrast: float = 0.3
