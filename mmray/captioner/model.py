@@ -276,11 +276,16 @@ class TransformerNet(CaptionNet):
     def forward(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """See `CaptionNet.forward`; where it looked is told by `maps`."""
         b, c, length = tokens.shape
-        shared, x = self.start(picture).shared, self._words(tokens.reshape(b * c, length), 0)
+        hidden, shared = self.hidden(picture, tokens.reshape(b * c, length))
+        logits = self.scores_of_words(hidden, shared)
+        return logits.view(b, c, length, -1), logits.new_zeros(b, c, length, 0)
+
+    def hidden(self, picture: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """What `scores_of_words` takes: of tokens [B C, T], [B C, T, d]; and of the pictures."""
+        shared, x = self.start(picture).shared, self._words(tokens, 0)
         for i, block in enumerate(self.layers):
             x, _ = block(x, shared[f"picture{i}"])
-        logits = self.scores_of_words(self.drop(self.norm(x)), shared)
-        return logits.view(b, c, length, -1), logits.new_zeros(b, c, length, 0)
+        return self.drop(self.norm(x)), shared
 
     def start(self, picture: Tensor) -> State:
         """See `CaptionNet.start`."""

@@ -96,23 +96,29 @@ class StoryNet(nn.Module):
     def forward(
         self, sentences: Tensor, share: Tensor, tokens: Tensor, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Passages, each from a weighted sum of sentences.
+        """How surprising passages are, each read from a weighted sum of sentences.
 
         Args:
             sentences: of all passages of the batch, int64 [B, N, S].
             share: what part of a passage's vector each of them is, float [B, N]; 0 of none.
-            tokens: the passages from START on, int64 [B, L].
+            tokens: the passages from START on, int64 [B, L + 1], PAD after the last.
             noise: that is added to the vectors, [B, d].
 
         Returns:
-            Logits of every next piece, [B, L, V]; and the sentences' vectors, [B, N, d].
+            The mean cross-entropy of each passage's pieces, [B]; and the sentences' vectors,
+            [B, N, d].
         """
         vectors = self._encoded(sentences)
         meaning = F.normalize((share[..., None] * vectors).sum(1), dim=-1)
         if noise is not None:
             meaning = meaning + noise
-        logits, _ = self.decoder(self.read(meaning), tokens[:, None])
-        return logits[:, 0], vectors
+        hidden, shared = self.decoder.hidden(self.read(meaning), tokens[:, :-1])
+        targets = tokens[:, 1:]
+        spoken = targets != PAD  # passages differ in length: half of the places have no piece
+        logits = self.decoder.scores_of_words(hidden[spoken], shared)
+        losses = F.cross_entropy(logits.float(), targets[spoken], reduction="none")
+        sums = losses.new_zeros(len(tokens)).index_add(0, spoken.nonzero()[:, 0], losses)
+        return sums / spoken.sum(1).clamp_min(1), vectors
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.captioner.task import word_losses
 from mmray.storyteller.model import StoryConfig, StoryNet
 from mmray.storyteller.pieces import Pieces
 from mmray.training.gather import gather
@@ -62,19 +61,17 @@ class StoryTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over passages of the mean cross-entropy of their pieces, and of finding pairs."""
-        tokens = batch["tokens"]
-        logits, vectors = model(
-            batch["sentences"], batch["share"], tokens[:, :-1], batch.get("noise")
+        losses, vectors = model(
+            batch["sentences"], batch["share"], batch["tokens"], batch.get("noise")
         )
-        told = word_losses(logits[:, None], tokens[:, None, 1:], 0.0).mean()
+        told = losses.mean()
         found = {"cross_entropy": told, "contrast": neighbours(vectors, batch["pair"]).mean()}
         return told + self.contrast * found["contrast"], found
 
     def evaluate(self, model: StoryNet, batch: Batch) -> dict[str, Tensor]:
         """For each passage the cross-entropy of its pieces."""
-        tokens = batch["tokens"]
-        logits, _ = model(batch["sentences"], batch["share"], tokens[:, :-1])
-        return {"loss": word_losses(logits[:, None], tokens[:, None, 1:], 0.0)}
+        losses, _ = model(batch["sentences"], batch["share"], batch["tokens"])
+        return {"loss": losses}
 
     def save(self, model: StoryNet, where: str, training: dict[str, Any]) -> None:
         """Write the model folder, with the styles that the dataset has."""

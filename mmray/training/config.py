@@ -23,6 +23,8 @@ class TrainConfig:
     """Examples per step, over all workers together."""
     num_workers: int = 0
     """Training processes; 0: one per GPU of the cluster, or one on a machine without GPUs."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: for the matrices of linear and attention layers; AdamW for the rest."""
     lr: float = 1e-3
     """Highest learning rate."""
     warmup: int = 0
@@ -86,6 +88,8 @@ class TrainConfig:
         names = ["batch_size", "lr", "warmup", "schedule", "weight_decay", "betas", "clip_norm"]
         if self.schedule != "constant":  # the rate at a step depends on how many there are
             names.append("epochs" if self.steps is None else "steps")
+        if self.optimizer != "adamw":
+            names.append("optimizer")
         values = dataclasses.asdict(self)
         return {name: _plain(values[name]) for name in (*names, "precision", "seed")}
 

@@ -28,6 +28,7 @@ from mmray.training import sync_norm
 from mmray.training.checkpoint import Checkpoints, State
 from mmray.training.config import TrainConfig, learning_rate, total_steps
 from mmray.training.loader import Batch, Loader, to_device
+from mmray.training.optimizers import build_optimizer
 from mmray.training.tracking import NullTracker, Tracker
 
 logger = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class _Run:
         torch.backends.cudnn.benchmark = True  # batches have one shape
         torch.manual_seed(self.config.seed)
         self.model = sync_norm.convert(self.task.build(), self.device).to(self.device).train()
-        self.optimizer = _optimizer(self.model, self.config)
+        self.optimizer = build_optimizer(self.model, self.config)
         self.state = self._restore(settings)
         self.wrapped: nn.Module = self.model
         if self.world_size > 1:
@@ -367,17 +368,6 @@ class _Window:
     def values(self) -> Tensor:
         """[steps, 1 + names], on the CPU; waits for a GPU to catch up."""
         return torch.stack(self.rows).cpu()
-
-
-def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, fused=True
-    )
 
 
 def pictures_of(task: Task[Model], model: Model, step: int) -> Mapping[str, bytes]:

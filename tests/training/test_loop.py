@@ -89,11 +89,15 @@ def test_learns(data: str, tmp_path: Path) -> None:
     assert sum(state.losses[-5:]) < 0.6 * sum(state.losses[:5])
 
 
-@pytest.mark.parametrize("kill_at", [1, 5, 6, 13, 20])
+@pytest.mark.parametrize(
+    ("kill_at", "optimizer"),
+    [(1, "adamw"), (5, "adamw"), (6, "adamw"), (13, "adamw"), (20, "adamw"), (13, "muon")],
+)
 def test_a_killed_run_ends_exactly_as_one_that_was_not(
-    data: str, tmp_path: Path, kill_at: int
+    data: str, tmp_path: Path, kill_at: int, optimizer: str
 ) -> None:
     options: dict[str, Any] = {"task": TinyTask(dropout=0.3), "schedule": "cosine", "warmup": 3}
+    options["optimizer"] = optimizer
     whole = train(data, tmp_path / "whole", **options)
     with pytest.raises(Killed):
         train(data, tmp_path / "killed", kill_at=kill_at, **options)
