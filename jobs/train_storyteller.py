@@ -1,6 +1,10 @@
 r"""Train a storyteller: pictures become passages in the style of a book.
 
-On a laptop, from captioned pictures that `prepare_images.py` made and any plain text:
+On a laptop; without data, from the toy world's captions, in the styles of a saga and of the news:
+
+    python jobs/train_storyteller.py
+
+From captioned pictures that `prepare_images.py` made and any plain text:
 
     python jobs/train_storyteller.py --captions runs/pictures \
         --captioner runs/train_captioner/model --style kjv=kjv.txt --style fortunes=fortunes.txt
@@ -48,16 +52,20 @@ class Args(cli.JobArgs):
     captions: str | None = None
     """Folder (or URI) of an image dataset with captions; default: the toy world's."""
     style: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
-    """NAME=FILE, a plain text that becomes a style; once for each."""
+    """NAME=FILE, a plain text that becomes a style; once for each. Default: the toy world's two."""
     add_style: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """NAME=FILE, a style for the model that is in --out already; nothing is trained."""
     captioner: str | None = None
     """A captioner, which the model keeps to look at pictures."""
+    joint: str | None = None
+    """A joint model in its place: stories are about what people wrote of the nearest pictures."""
     model: Annotated[StoryOptions, tyro.conf.arg(name="")] = field(default_factory=StoryOptions)
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: TrainConfig(
-            batch_size=64,
-            epochs=5,
+            batch_size=32,
+            epochs=2,
+            min_steps=600,
+            optimizer="muon",
             lr=2e-3,
             warmup=100,
             schedule="cosine",
@@ -77,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> Trained | None:
     from mmray.storyteller.passages import parse_styles
     from mmray.storyteller.styles import add_styles
     from mmray.storyteller.train import StoryTraining
+    from mmray.toyworld.tales import toy_styles
     from mmray.training.train import model_folder
 
     if args.add_style:
@@ -84,14 +93,16 @@ def main(argv: Sequence[str] | None = None) -> Trained | None:
             raise UserError("--add-style, --style: give one of them; --style trains anew")
         add_styles(model_folder(args.out), parse_styles(args.add_style, "--add-style"))
         return None
-    styles = parse_styles(args.style)
+    styles = parse_styles(args.style) or toy_styles(args.seed)
     config = dataclasses.replace(args.train, seed=args.seed)
     config.check()
     args.model.check()
-    captioner = None if args.captioner is None else resolve(args.captioner)
+    captioner, joint = (x and resolve(x) for x in (args.captioner, args.joint))
     mmray.init(local_mode=args.local, address=args.address)
     captions = args.captions if args.captions is not None else toy_images(seed=args.seed)
-    training = StoryTraining(args.model, config, captions, styles, args.out, captioner, args.limit)
+    training = StoryTraining(
+        args.model, config, captions, styles, args.out, captioner, joint, args.limit
+    )
     trained = training.run(overwrite=args.overwrite)
     cli.console.print(trained.line("storyteller"))
     return trained

@@ -11,17 +11,17 @@ from mmray.errors import UserError
 class StoryOptions:
     """What is open about a storyteller."""
 
-    vocabulary: int = 4000
-    """Pieces of words that it writes with, learned from captions and styles."""
+    vocabulary: int = 8000
+    """Pieces of words that it writes with, at most; learned from captions and styles."""
     max_length: int = 64
     """Most pieces of a story."""
     dim: int = 192
     """Width of encoder and decoder."""
-    layers: int = 2
+    layers: int = 4
     """Layers of the decoder."""
     heads: int = 4
     """Attention heads."""
-    dropout: float = 0.1
+    dropout: float = 0.0
     """Dropout of encoder and decoder."""
     mixing: float = 0.45
     """Largest share of another passage, mostly of the same style, that is mixed into what a passage

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.table import Table
 
-from mmray.captioner.evaluate import check_backbone, others_captions, read_captioned
+from mmray.captioner.evaluate import others_captions, read_captioned
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.storyteller.judge import (
@@ -23,7 +23,7 @@ from mmray.storyteller.judge import (
     repeated,
 )
 from mmray.storyteller.passages import PLAIN
-from mmray.storyteller.predict import CAPTIONS, Storyteller
+from mmray.storyteller.predict import Storyteller
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """That are measured."""
@@ -62,7 +62,7 @@ def evaluate(
     """Tell stories of every style and strength about pictures, and judge them.
 
     Args:
-        storyteller: the model; needs a captioner.
+        storyteller: the model; must be able to look at pictures.
         dataset: of captioned pictures.
         passages: that the storyteller was trained on; judges learn from the split val.
         split: of the pictures.
@@ -73,12 +73,11 @@ def evaluate(
     Raises:
         UserError: model and datasets do not belong together, or there are no captions.
     """
-    captioner = storyteller.need_captioner()
-    check_backbone("--model", captioner, dataset)
-    test = read_captioned(dataset, split, captioner.stored.column, limit)
+    describer = storyteller.need_describer()
+    describer.check(dataset)
+    test = read_captioned(dataset, split, describer.column, limit)
     report("captions")
-    found = captioner.captions_of(test.places, CAPTIONS, CAPTIONS)
-    captions = [[c.caption for c in told] for told in found]
+    captions = describer.describe(test.features if describer.column == "features" else test.places)
     truth = [" ".join(texts) for texts in test.captions]
     style_judge, accuracy = _style_judge(passages)
     judge = content_judge(truth)
@@ -182,8 +181,9 @@ def recall(stories: np.ndarray, pictures: np.ndarray, k: int = NEAREST) -> float
         k: at most N.
     """
     scores = stories @ pictures.T
-    better = (scores > np.diag(scores)[:, None]).sum(1)
-    return float((better < k).mean())
+    # Its own is the last of those that are as near: who says the same of all finds nothing.
+    as_near = (scores >= np.diag(scores)[:, None]).sum(1)
+    return float((as_near <= k).mean())
 
 
 def _style_judge(passages: Dataset) -> tuple[StyleJudge, float]:

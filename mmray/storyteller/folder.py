@@ -14,15 +14,14 @@ import torch
 from mmray import storage
 from mmray.errors import UserError
 from mmray.models import read_config_of
+from mmray.storyteller.describers import copy_folder
 from mmray.storyteller.model import StoryConfig, StoryNet
 from mmray.storyteller.passages import PLAIN
 from mmray.storyteller.pieces import Pieces
 from mmray.storyteller.styles import Style
 
 KIND = "storyteller"
-FORMAT_VERSION = 1
-CAPTIONER = "captioner"
-"""Folder in the model folder with the captioner that it was made with."""
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,13 @@ class Stored:
         net: encoder and decoder.
         pieces: its vocabulary.
         styles: by name; captions are `PLAIN`.
-        captioner: folder of the captioner that it keeps; None where it keeps none.
+        describer: kind and folder of what finds sentences about pictures; None of none.
     """
 
     net: StoryNet
     pieces: Pieces
     styles: dict[str, Style]
-    captioner: str | None
+    describer: tuple[str, str] | None
 
 
 def save(
@@ -48,7 +47,7 @@ def save(
     styles: Mapping[str, Style],
     where: str,
     training: dict[str, Any],
-    captioner: str | None = None,
+    describer: tuple[str, str] | None = None,
 ) -> None:
     """Write a model folder.
 
@@ -58,20 +57,20 @@ def save(
         styles: by name.
         where: the model folder.
         training: record of the training.
-        captioner: folder of a captioner to keep inside.
+        describer: kind and folder of a describer to keep inside.
     """
     storage.remove(storage.join(where, "config.json"))  # written last: it makes the rest a model
     tensors = {k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}
     storage.write_bytes(storage.join(where, "model.safetensors"), safetensors.torch.save(tensors))
     storage.write_bytes(storage.join(where, "pieces.model"), pieces.model)
     storage.write_bytes(storage.join(where, "README.md"), _card(styles, training).encode())
-    if captioner is not None:
-        copy_folder(captioner, storage.join(where, CAPTIONER))
+    if describer is not None:
+        copy_folder(describer[1], storage.join(where, describer[0]))
     config = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
         "sizes": net.config.to_json(),
-        "captioner": captioner is not None,
+        "describer": describer and describer[0],
         "training": training,
     }
     write_styles(where, styles)
@@ -113,6 +112,8 @@ def write_styles(where: str, styles: Mapping[str, Style]) -> None:
     data = safetensors.numpy.save(
         {k: np.ascontiguousarray(v).reshape(-1) for k, v in known.items()}
     )
+    words = {name: sorted(style.words) for name, style in styles.items()}
+    storage.write_json(storage.join(where, "words.json"), words)
     storage.write_bytes(storage.join(where, "styles.safetensors"), data)
 
 
@@ -133,9 +134,11 @@ def load(where: str) -> Stored:
         if len(pieces) != sizes.num_pieces:
             raise ValueError(f"{len(pieces)} pieces, the net was trained with {sizes.num_pieces}")
         with storage.open_file(storage.join(where, "styles.safetensors")) as f:
-            styles = _styles(safetensors.numpy.load(f.read()), sizes)
-        captioner = storage.join(where, CAPTIONER) if config["captioner"] else None
-        return Stored(net.eval(), pieces, styles, captioner)
+            words = storage.read_json(storage.join(where, "words.json"))
+            styles = _styles(safetensors.numpy.load(f.read()), words, sizes)
+        kind = config["describer"]
+        describer = (kind, storage.join(where, kind)) if kind else None
+        return Stored(net.eval(), pieces, styles, describer)
     except (
         *(KeyError, TypeError, ValueError, RuntimeError, FileNotFoundError),
         safetensors.SafetensorError,
@@ -143,27 +146,20 @@ def load(where: str) -> Stored:
         raise UserError(f"{where}: its files do not belong together ({e})") from e
 
 
-def _styles(tensors: dict[str, np.ndarray], sizes: StoryConfig) -> dict[str, Style]:
+def _styles(
+    tensors: dict[str, np.ndarray], words: dict[str, list[str]], sizes: StoryConfig
+) -> dict[str, Style]:
     names = [name.removesuffix(".vector") for name in tensors if name.endswith(".vector")]
     styles = {}
     for name in sorted(names, key=lambda n: (n != PLAIN, n)):
         vector, preference = tensors[f"{name}.vector"], tensors[f"{name}.preference"]
         if vector.shape != (sizes.dim,) or preference.shape != (sizes.num_pieces,):
             raise ValueError(f"the style {name!r} is of another model")
-        styles[name] = Style(name, vector, preference, int(tensors[f"{name}.passages"][0]))
+        number = int(tensors[f"{name}.passages"][0])
+        styles[name] = Style(name, vector, preference, frozenset(words[name]), number)
     if PLAIN not in styles:
         raise ValueError(f"styles.safetensors lacks the style {PLAIN!r}")
     return styles
-
-
-def copy_folder(source: str, target: str) -> None:
-    """Copy a model folder, with the folders in it."""
-    if storage.absolute(source) == storage.absolute(target):
-        return
-    storage.remove(target)
-    for file in storage.walk(source):
-        with storage.open_file(storage.join(source, file)) as f:
-            storage.write_bytes(storage.join(target, file), f.read())
 
 
 def _card(styles: Mapping[str, Style], training: dict[str, Any]) -> str:

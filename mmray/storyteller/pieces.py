@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +12,9 @@ from typing import Any
 
 from mmray.captioner.decode import END, PAD, START, UNKNOWN
 from mmray.errors import UserError
+
+_SENTENCES = 500_000
+"""That pieces are learned from, the first ones."""
 
 
 @dataclass(frozen=True)
@@ -28,37 +33,42 @@ class Pieces:
 
         Args:
             sentences: may be a generator.
-            size: pieces, the special ones among them.
+            size: pieces at most, the special ones among them; a text of few different words has
+                fewer.
 
         Raises:
-            UserError: the text has too few different words for so many pieces, or too many letters
-                for so few.
+            UserError: the text has too many letters for so few.
         """
-        import sentencepiece
-
-        written = io.BytesIO()
+        known = list(itertools.islice(sentences, _SENTENCES))
         try:
-            sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=iter(sentences),
-                model_writer=written,
-                model_type="bpe",
-                vocab_size=size,
-                pad_id=PAD,
-                bos_id=START,
-                eos_id=END,
-                unk_id=UNKNOWN,
-                byte_fallback=False,
-                character_coverage=0.9999,
-                normalization_rule_name="nmt_nfkc",
-                input_sentence_size=500_000,
-                shuffle_input_sentence=False,
-                num_threads=1,
-                minloglevel=2,
-            )
+            return cls._of(known, size)
         except RuntimeError as e:
+            if most := re.search(r"too high .* value <= (\d+)", str(e)):
+                return cls._of(known, int(most[1]))
             raise UserError(
                 f"--vocabulary {size}: does not fit the text ({str(e).split(') ')[-1]})"
             ) from e
+
+    @classmethod
+    def _of(cls, sentences: list[str], size: int) -> Pieces:
+        import sentencepiece
+
+        written = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=written,
+            model_type="bpe",
+            vocab_size=size,
+            pad_id=PAD,
+            bos_id=START,
+            eos_id=END,
+            unk_id=UNKNOWN,
+            byte_fallback=False,
+            character_coverage=0.9999,
+            normalization_rule_name="nmt_nfkc",
+            num_threads=1,
+            minloglevel=2,
+        )
         return cls(written.getvalue())
 
     def __len__(self) -> int:

@@ -2,7 +2,7 @@
 
 storyteller = mmray.load("runs/train_storyteller/model")
 storyteller.stories(["a.jpg"], style="kjv")[0][0].story       # at full strength
-storyteller.stories(["a.jpg"], style="kjv", strength=0.5, n=3) # the three best of 16
+storyteller.stories(["a.jpg"], style="kjv", strength=0.5, n=3) # the three best of 24
 storyteller.stories_of([["A dog runs on the beach."]], "kjv")  # of sentences, without a picture
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -20,27 +19,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmray.captioner.decode import END, PAD, UNKNOWN, sample
-from mmray.captioner.predict import Captioner
+from mmray.captioner.decode import END, PAD, UNKNOWN, Decoded
 from mmray.errors import UserError
-from mmray.media.picture import Image
+from mmray.media.picture import Image, read_pictures
 from mmray.models import choose_device
-from mmray.storyteller import folder
+from mmray.storyteller import folder, ranking
 from mmray.storyteller.data import SENTENCE
+from mmray.storyteller.decode import draw
+from mmray.storyteller.describers import CAPTIONER, Describer, load_describer
 from mmray.storyteller.folder import Stored
 from mmray.storyteller.model import vectors_of
 from mmray.storyteller.passages import PLAIN
-from mmray.storyteller.styles import tells
 
-CANDIDATES = 16
+CANDIDATES = 24
 """Stories that are drawn of each picture, of which the best are told."""
-CAPTIONS = 5
-"""Captions of a picture that a story is about."""
-LOOP = 4
-"""Pieces that must not follow one another twice."""
-TEMPERATURE, TOP_P = 0.5, 0.8
+TEMPERATURE, TOP_P = 0.6, 0.85
 """Of what is drawn; hotter stories vary more, and spell more words that are none."""
-_BATCH = 256
+_BATCH = 384
 
 
 class Story(NamedTuple):
@@ -55,6 +50,8 @@ class Story(NamedTuple):
     """How much it is about them, -1 to 1."""
     log_odds: float
     """By how much its words tell of the style rather than of captions, a piece."""
+    fluency: float
+    """Natural logarithm of the decoder's probability, a piece."""
     ended: bool
     """Whether it came to its end; else it was cut."""
 
@@ -64,15 +61,15 @@ class Storyteller:
 
     Args:
         stored: what the model folder holds.
-        captioner: that finds sentences for pictures; None where only sentences are given.
+        describer: that finds sentences for pictures; None where only sentences are given.
         device: `auto` (GPU where there is one), `cpu`, `cuda` or `cuda:N`.
     """
 
     def __init__(
-        self, stored: Stored, captioner: Captioner | None = None, device: str = "auto"
+        self, stored: Stored, describer: Describer | None = None, device: str = "auto"
     ) -> None:
         self.stored = stored
-        self.captioner = captioner
+        self.describer = describer
         self.device = choose_device(device)
         self.net = stored.net.to(self.device).eval()
 
@@ -86,14 +83,14 @@ class Storyteller:
             where: the folder.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             threads: CPU threads of the backbone.
-            captioner: a captioner in place of the one that the folder keeps.
+            captioner: a captioner in place of what the folder keeps.
 
         Raises:
             UserError: nothing usable is there.
         """
         stored = folder.load(where)
-        found = captioner or stored.captioner
-        known = None if found is None else Captioner.load(found, device, threads)
+        kept = (CAPTIONER, captioner) if captioner else stored.describer
+        known = load_describer(kept[1], kept[0], device, threads) if kept else None
         return cls(stored, known, device)
 
     @property
@@ -108,9 +105,10 @@ class Storyteller:
         digest.update(self.stored.pieces.model)
         for name, style in self.stored.styles.items():
             digest.update(name.encode() + style.vector.tobytes() + style.preference.tobytes())
+            digest.update(" ".join(sorted(style.words)).encode())
         for name, tensor in sorted(self.net.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-        digest.update((self.captioner.fingerprint if self.captioner else "").encode())
+        digest.update((self.describer.fingerprint if self.describer else "").encode())
         return digest.hexdigest()
 
     def stories(
@@ -133,12 +131,12 @@ class Storyteller:
 
         Raises:
             MediaError: a picture cannot be decoded.
-            UserError: an unknown style, a number out of its range, or no captioner.
+            UserError: an unknown style, a number out of its range, or nothing to look with.
         """
         self.check(style, strength, n)
-        found = self.need_captioner().captions(images, CAPTIONS, CAPTIONS)
-        told = [[caption.caption for caption in captions] for captions in found]
-        return self.stories_of(told, style, strength, n, seed=seed)
+        describer = self.need_describer()
+        seen = describer.see(read_pictures(images))
+        return self.stories_of(describer.describe(seen), style, strength, n, seed=seed)
 
     def stories_of(
         self,
@@ -160,18 +158,19 @@ class Storyteller:
             found += self._told(known[part], means[part], style, strength, n, seed)
         return found
 
-    def need_captioner(self) -> Captioner:
+    def need_describer(self) -> Describer:
         """What looks at pictures.
 
         Raises:
             UserError: there is none.
         """
-        if self.captioner is None:
+        if self.describer is None:
             raise UserError(
-                "this storyteller keeps no captioner to look at pictures; load it with "
-                "captioner=FOLDER, train it with --captioner, or give sentences to stories_of"
+                "this storyteller keeps nothing to look at pictures with; load it with "
+                "captioner=FOLDER, train it with --captioner or --joint, or give sentences to "
+                "stories_of"
             )
-        return self.captioner
+        return self.describer
 
     def check(self, style: str, strength: float, n: int) -> None:
         """Raise a `UserError` when something cannot be told."""
@@ -205,36 +204,50 @@ class Storyteller:
     ) -> list[list[Story]]:
         plain, book = (torch.from_numpy(self.stored.styles[name].vector) for name in (PLAIN, style))
         centre = torch.lerp(plain, book, strength)
-        tokens = self._drawn(means - plain + centre, seed)
-        texts = [self._text(t) for t in tokens.flatten(0, 1).tolist()]
-        ended = (tokens == END).any(-1).tolist()
-        about = F.normalize(self._vectors(texts) - centre, dim=-1).view(*tokens.shape[:2], -1)
+        drawn = self._drawn(means - plain + centre, seed)
+        texts = [self._text(t) for t in drawn.tokens.flatten(0, 1).tolist()]
+        about = F.normalize(self._vectors(texts) - centre, dim=-1)
+        about = about.view(*drawn.scores.shape, -1)
         match = (about * F.normalize(means - plain, dim=-1)[:, None]).sum(-1).numpy()
-        odds = self._log_odds(tokens.numpy(), style)
-        # What is asked for, and no more: at strength .5 the vector alone decides.
-        value = match + (2 * strength - 1) * np.tanh(odds) - 5 * _faults(tokens.numpy())
+        scores = self._scores(drawn, texts, match, style, strength)
         found = []
         for i, known in enumerate(captions):
             best: dict[str, Story] = {}
-            for j in np.argsort(-value[i], kind="stable").tolist():
-                text = texts[i * tokens.shape[1] + j]
+            for j in np.argsort(-scores.value[i], kind="stable").tolist():
+                text = texts[i * match.shape[1] + j]
                 if known and text and len(best) < n:
-                    told = float(match[i, j]), float(odds[i, j]), ended[i][j]
-                    story = Story(text, style, strength, known, *told)
-                    best.setdefault(text, story)
+                    best[text] = best.get(text) or Story(
+                        text,
+                        style,
+                        strength,
+                        known,
+                        match=float(match[i, j]),
+                        log_odds=float(scores.log_odds[i, j]),
+                        fluency=float(scores.fluency[i, j]),
+                        ended=bool(drawn.ended[i, j]),
+                    )
             found.append([*best.values()])
         return found
 
-    def _drawn(self, vectors: Tensor, seed: int) -> Tensor:
-        """Passages of vectors [B, d] as pieces, int64 [B, CANDIDATES, L + 1]."""
+    def _drawn(self, vectors: Tensor, seed: int) -> Decoded:
+        """Passages of vectors [B, d]."""
         length = self.net.config.max_length
-        # The same for every picture, so that its stories do not depend on the others.
-        drawn = np.random.default_rng(seed).random((CANDIDATES, length + 1), np.float32)
-        uniforms = torch.from_numpy(drawn).to(self.device).expand(len(vectors), -1, -1)
         with torch.inference_mode():
             read = self.net.read(vectors.to(self.device))
-            written = sample(self.net.decoder, read, uniforms, length, TEMPERATURE, TOP_P)
-        return written.tokens.cpu().clone()
+            drawn = draw(self.net.decoder, read, CANDIDATES, length, seed, TEMPERATURE, TOP_P)
+        return Decoded(drawn.tokens.cpu(), drawn.scores.cpu(), drawn.ended.cpu())
+
+    def _scores(
+        self, drawn: Decoded, texts: list[str], match: np.ndarray, style: str, strength: float
+    ) -> _Scores:
+        tokens, styles = drawn.tokens.numpy(), self.stored.styles
+        odds = ranking.log_odds(tokens, styles[style], styles[PLAIN])
+        fluency = drawn.scores.numpy() / np.maximum((tokens > UNKNOWN).sum(-1), 1)
+        known = styles[style].words | styles[PLAIN].words
+        strange = ranking.strange_words(texts, known).reshape(match.shape)
+        faulty = ranking.faults(tokens)
+        value = ranking.values(match, odds, fluency, strange, faulty, strength)
+        return _Scores(value, odds, fluency)
 
     def _text(self, tokens: list[int]) -> str:
         """The passage; one that was cut ends with its last whole sentence, if it has one."""
@@ -244,19 +257,10 @@ class Storyteller:
         end = max(text.rfind(mark) for mark in ".!?")
         return text[: end + 1] if end > 0 else f"{text} ..."
 
-    def _log_odds(self, tokens: np.ndarray, style: str) -> np.ndarray:
-        """Mean over pieces of what they tell of the style: [B, n, L] -> float [B, n]."""
-        spoken = tokens > UNKNOWN
-        told = tells(self.stored.styles, style)[tokens] * spoken
-        return np.asarray(told.sum(-1) / np.maximum(spoken.sum(-1), 1))
 
+class _Scores(NamedTuple):
+    """Of passages, float [B, n] each."""
 
-def _faults(tokens: np.ndarray) -> np.ndarray:
-    """1 for passages that loop, that do not end, or that are empty: [B, n, L] -> float [B, n]."""
-    found = np.zeros(tokens.shape[:2], np.float32)
-    for place in np.ndindex(*found.shape):
-        pieces = [int(t) for t in tokens[place] if t > UNKNOWN]
-        runs = Counter(tuple(pieces[i : i + LOOP]) for i in range(len(pieces) - LOOP + 1))
-        loops = any(count > 1 for count in runs.values())
-        found[place] = float(loops or len(pieces) < 2 or END not in tokens[place])
-    return found
+    value: np.ndarray
+    log_odds: np.ndarray
+    fluency: np.ndarray

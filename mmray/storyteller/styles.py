@@ -15,7 +15,7 @@ from mmray.storyteller.data import SENTENCE
 from mmray.storyteller.model import StoryNet, vectors_of
 from mmray.storyteller.passages import PLAIN, check_style
 from mmray.storyteller.pieces import Pieces
-from mmray.storyteller.texts import passages, script_of
+from mmray.storyteller.texts import passages, script_of, words_of
 
 MOST = 20_000
 """Passages of a style that its vector is the mean of."""
@@ -30,12 +30,14 @@ class Style:
         name: of the style.
         vector: mean of its passages' vectors, float32 [d].
         preference: natural logarithm of the share of each piece, float32 [V].
-        passages: that both were made of.
+        words: of its passages, in small letters.
+        passages: that all were made of.
     """
 
     name: str
     vector: np.ndarray
     preference: np.ndarray
+    words: frozenset[str]
     passages: int
 
 
@@ -50,6 +52,7 @@ def style_of(net: StoryNet, pieces: Pieces, name: str, passages: Iterable[list[s
     """
     total = np.zeros(net.config.dim)
     counts = np.full(len(pieces), 0.1)
+    words: set[str] = set()
     number = 0
     for batch in _batches(passages):
         told = [[pieces.encode(s) for s in passage] for passage in batch]
@@ -61,9 +64,11 @@ def style_of(net: StoryNet, pieces: Pieces, name: str, passages: Iterable[list[s
         counts += np.bincount(
             np.concatenate([np.asarray(s, np.int64) for s in flat]), minlength=len(pieces)
         )
+        for passage in batch:
+            words.update(word for sentence in passage for word in words_of(sentence))
         number += len(batch)
-    shares = np.log(counts / counts.sum())
-    return Style(name, (total / max(number, 1)).astype("f4"), shares.astype("f4"), number)
+    vector, shares = total / max(number, 1), np.log(counts / counts.sum())
+    return Style(name, vector.astype("f4"), shares.astype("f4"), frozenset(words), number)
 
 
 def styles_of(net: StoryNet, pieces: Pieces, data: str) -> dict[str, Style]:
@@ -102,14 +107,6 @@ def add_styles(where: str, files: Mapping[str, str]) -> None:
         console.print(f"{name}: {sentences} sentences")
     folder.write_styles(where, added)
     console.print(f"{where}: styles {', '.join(n for n in added if n != PLAIN)}")
-
-
-def tells(styles: dict[str, Style], name: str) -> np.ndarray:
-    """By how much each piece tells of a style, rather than of captions: float32 [V].
-
-    The difference of the logarithms of its shares; 0 of what both use alike.
-    """
-    return styles[name].preference - styles[PLAIN].preference
 
 
 def _passages(dataset: Dataset, style: str) -> Iterator[list[str]]:

@@ -32,7 +32,7 @@ class StoryTask:
         contrast: weight of the second.
         mixing: of other passages, for the record.
         noise: for the record.
-        captioner: folder that finds captions of pictures, which the model keeps.
+        describer: kind and folder of what finds sentences about pictures, which the model keeps.
     """
 
     config: StoryConfig
@@ -41,7 +41,7 @@ class StoryTask:
     contrast: float = 0.3
     mixing: float = 0.45
     noise: float = 0.3
-    captioner: str | None = None
+    describer: tuple[str, str] | None = None
 
     name = "storyteller"
     leading: tuple[str, Literal["min", "max"]] = ("loss", "min")
@@ -80,7 +80,7 @@ class StoryTask:
 
         styles = styles_of(model.eval(), self.pieces, self.data)
         styles |= added_styles(where, model, self.pieces, styles)
-        save(model, self.pieces, styles, where, training, self.captioner)
+        save(model, self.pieces, styles, where, training, self.describer)
 
     def pictures(self, model: StoryNet) -> dict[str, bytes]:
         """None."""

@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from mmray.captioner.data import as_places
 from mmray.errors import UserError
 from mmray.models import absolute, load_predictor
 from mmray.pipeline.asking import Pictures, answered, check_limit, load_in_worker, seen
 from mmray.pipeline.images import Workers
 from mmray.pipeline.job import Prepared
 from mmray.pipeline.stages import failed
-from mmray.storyteller.predict import CAPTIONS, Storyteller
+from mmray.storyteller.predict import Storyteller
 
 STORY = pa.struct([("story", pa.string()), ("match", pa.float32()), ("log_odds", pa.float32())])
 COLUMNS = ("id", "uri", "story", "stories", "captions")
@@ -25,7 +24,7 @@ class TellOptions:
     """What determines the stories; the flags of `jobs/predict.py stories`.
 
     Args:
-        model: a storyteller with a captioner, as `mmray.load` takes it.
+        model: a storyteller that can look at pictures, as `mmray.load` takes it.
         input: where the pictures are, as `mmray.sources.images` reads it; or the folder of an
             image dataset, whose features (or grids) are used as they are.
         style: one of the model's.
@@ -80,13 +79,10 @@ def tell_pictures(
             "jobs/train_storyteller.py made"
         )
     teller.check(options.style, options.strength, options.n)
-    captioner = teller.need_captioner()
-    stored = captioner.stored
-    pictures = Pictures(options.input, options.limit, stored.backbone, stored.column)
+    describer = teller.need_describer()
+    pictures = Pictures(options.input, options.limit, describer.backbone, describer.column)
     if pictures.dataset is not None:
-        from mmray.captioner.evaluate import check_backbone
-
-        check_backbone("--model", captioner, pictures.dataset)
+        describer.check(pictures.dataset)
     described, fingerprint = asdict(options), teller.fingerprint
     job = pictures.job(out, "stories", described, fingerprint, max_error_ratio=max_error_ratio)
     if (prepared := job.claim(overwrite)) is not None:
@@ -122,13 +118,11 @@ class TellPictures:
         best one as `story` string, and `captions` list<string>, what they are about. A picture of
         which the nets make no numbers fails.
         """
-        options, captioner = self.options, self._teller.need_captioner()
+        options, describer = self.options, self._teller.need_describer()
         good = np.flatnonzero(~np.array(failed(rows), dtype=bool))
-        column = captioner.stored.column
-        places = as_places(seen(rows, good, column, self.size, captioner.see))
-        right = np.isfinite(places).all(axis=(1, 2))
-        found = captioner.captions_of(places[right], CAPTIONS, CAPTIONS)
-        texts = [[c.caption for c in told] for told in found]
+        places = seen(rows, good, describer.column, self.size, describer.see)
+        right = np.isfinite(places).all(axis=tuple(range(1, places.ndim)))
+        texts = describer.describe(places[right])
         told = self._teller.stories_of(
             texts, options.style, options.strength, options.n, seed=options.seed
         )

@@ -18,7 +18,12 @@ IN_PASSAGE = 4
 LONGEST = 60
 """Words of a sentence; what is longer is a table or a list, and is left out."""
 
+# What these scripts write has no spaces between words.
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 _BLOCK = 1 << 20
+_BROKEN = 0.001
+"""Share of signs that may be broken in a text that is UTF-8 else."""
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # A blank line, or a line that only separates (fortunes have %, others ---, *** or ===).
 _BREAK = re.compile(r"[\s%*=_~-]*")
@@ -36,15 +41,21 @@ def passages(uri: str) -> Iterator[list[str]]:
     ("-- Mark Twain") are left out, and end a passage.
 
     Args:
-        uri: the file; UTF-8, UTF-16 with a byte order mark, or Latin-1.
+        uri: the file; UTF-8 (perhaps with a few broken signs), UTF-16 with a byte order mark, or
+            Latin-1.
 
     Yields:
         1 to `IN_PASSAGE` sentences each.
 
     Raises:
-        UserError: it cannot be read, or is no text.
+        UserError: it cannot be read, is no text, or is in a script without spaces.
     """
-    for paragraph in _paragraphs(uri):
+    for i, paragraph in enumerate(_paragraphs(uri)):
+        if i < 3 and (script := script_of([paragraph])) in _UNSPACED:
+            raise UserError(
+                f"{uri}: is written in {script.title()} letters, without spaces between words; "
+                "such texts cannot be cut into sentences here"
+            )
         passage: list[str] = []
         for sentence in sentences(paragraph):
             usable = 2 <= len(sentence.split()) <= LONGEST and mostly_letters(sentence)
@@ -62,6 +73,11 @@ def sentences(paragraph: str) -> list[str]:
     """A paragraph cut after full stops, question marks and exclamation marks."""
     marked = _END.sub(lambda match: f"{match[1]}\n", " ".join(paragraph.split()))
     return [s for s in marked.split("\n") if s]
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in small letters."""
+    return _WORD.findall(text.lower())
 
 
 def mostly_letters(text: str) -> bool:
@@ -118,12 +134,9 @@ def _decoded(uri: str) -> Iterator[str]:
         block = source.read(_BLOCK)
         if not block:
             raise UserError(f"{uri}: is empty; expected a text of {LEAST} sentences or more")
-        decode = codecs.getincrementaldecoder(_encoding(block, uri))().decode
+        decoder = codecs.getincrementaldecoder(_encoding(block, uri))(errors="ignore")
         while block:
-            try:
-                yield decode(block)
-            except UnicodeDecodeError:
-                yield block.decode("latin-1")
+            yield decoder.decode(block)
             block = source.read(_BLOCK)
 
 
@@ -132,8 +145,7 @@ def _encoding(block: bytes, uri: str) -> str:
         return "utf-16"
     if b"\0" in block:
         raise UserError(f"{uri}: is binary; expected plain text")
-    try:
-        codecs.getincrementaldecoder("utf-8-sig")().decode(block)
-    except UnicodeDecodeError:
-        return "latin-1"
-    return "utf-8-sig"
+    text = codecs.getincrementaldecoder("utf-8-sig")(errors="replace").decode(block)
+    return (
+        "latin-1" if text.count("\N{REPLACEMENT CHARACTER}") > _BROKEN * len(text) else "utf-8-sig"
+    )

@@ -12,8 +12,9 @@ from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.storyteller.config import StoryOptions
 from mmray.storyteller.data import StoryExamples
+from mmray.storyteller.describers import CAPTIONER, NEAREST, write_nearest
 from mmray.storyteller.model import StoryConfig
-from mmray.storyteller.passages import PLAIN, Counts, write_passages
+from mmray.storyteller.passages import PLAIN, Counts, options_of, write_passages
 from mmray.storyteller.pieces import Pieces
 from mmray.storyteller.task import StoryTask
 from mmray.training.config import TrainConfig
@@ -30,7 +31,8 @@ class StoryTraining:
         captions: folder (or URI) of an image dataset with captions.
         styles: text files by the style's name.
         out: folder (or URI) that the job writes.
-        captioner: folder of a captioner, which the model will keep.
+        captioner: folder of a captioner, which the model will keep to look at pictures.
+        joint: folder of a joint model, in its place: the model will keep it, with the captions.
         limit: use only the first passages of each split.
     """
 
@@ -40,6 +42,7 @@ class StoryTraining:
     styles: Mapping[str, str]
     out: str
     captioner: str | None = None
+    joint: str | None = None
     limit: int | None = None
 
     def run(self, *, overwrite: bool = False) -> Trained:
@@ -52,14 +55,13 @@ class StoryTraining:
         self.config.check()
         if not self.styles:
             raise UserError("--style: give one or more, as NAME=FILE; any plain text is a style")
-        if self.captioner is not None:  # told now, not after the training
-            read_captioner(self.captioner)
         data = self._passages(overwrite)
+        describer = self._describer()
         pieces = self._pieces(data)
         o = self.options
         sizes = StoryConfig(len(pieces), o.max_length, o.dim, o.layers, o.heads, o.dropout)
         task = StoryTask(
-            sizes, pieces, data.uri, o.contrast, o.mixing, o.noise, captioner=self.captioner
+            sizes, pieces, data.uri, o.contrast, o.mixing, o.noise, describer=describer
         )
         examples = StoryExamples(pieces, o.max_length, o.dim, o.mixing, o.noise)
         job = Job(task, examples, examples, data.uri, "passages", self.out, self.config, self.limit)
@@ -69,27 +71,38 @@ class StoryTraining:
         """The dataset of passages, made unless it is there and of the same texts."""
         captions = Dataset(self.captions, "images")
         where = storage.join(storage.absolute(self.out), "passages")
-        styles = {name: storage.absolute(uri) for name, uri in self.styles.items()}
-        wanted = {"captions": captions.sha256, "styles": styles}
         if not overwrite and storage.exists(storage.join(where, "manifest.json")):
             found = Dataset(where, "passages")
-            if found.manifest["options"] == wanted:
+            if found.manifest["options"] == options_of(captions, self.styles):
                 return found
             raise UserError(
-                f"{self.out}: was begun with other captions or styles; give --overwrite to start "
-                "afresh, or another --out"
+                f"{self.out}: was begun with other captions or styles (or their files have "
+                "changed since); give --overwrite to start afresh, or another --out"
             )
-        counts = write_passages(captions, styles, where)
+        counts = write_passages(captions, self.styles, where)
         for name, count in counts.items():
             console.print(_line(name, count))
         return Dataset(where, "passages")
+
+    def _describer(self) -> tuple[str, str] | None:
+        """What the model will look at pictures with; what is wrong with it is told now."""
+        if self.captioner is not None and self.joint is not None:
+            raise UserError("--captioner, --joint: give one of them")
+        if self.captioner is not None:
+            read_captioner(self.captioner)
+            return CAPTIONER, storage.absolute(self.captioner)
+        if self.joint is None:
+            return None
+        where = storage.join(storage.absolute(self.out), NEAREST)
+        write_nearest(storage.absolute(self.joint), Dataset(self.captions, "images"), where)
+        return NEAREST, where
 
     def _pieces(self, data: Dataset) -> Pieces:
         path = storage.join(data.uri, "pieces.model")
         if storage.exists(path):
             with storage.open_file(path) as f:
                 pieces = Pieces(f.read())
-            if len(pieces) == self.options.vocabulary:
+            if len(pieces) <= self.options.vocabulary:
                 return pieces
         pieces = Pieces.of(_sentences(data), self.options.vocabulary)
         storage.write_bytes(path, pieces.model)
@@ -99,6 +112,7 @@ class StoryTraining:
 def _line(name: str, count: Counts) -> str:
     what = "captions" if name == PLAIN else name
     line = f"{what}: {count.sentences} sentences in {count.passages} passages"
+    line += f", those to learn from {count.repeats} times" if count.repeats > 1 else ""
     return f"{line}; {count.left_out} more are left out" if count.left_out else line
 
 

@@ -19,6 +19,8 @@ class TrainConfig:
     """Optimizer steps; default: as many as --epochs asks for."""
     epochs: float = 60.0
     """Passes over the training rows, unless --steps is given."""
+    min_steps: int = 0
+    """Steps at least, where --epochs asks for fewer."""
     batch_size: int = 32
     """Examples per step, over all workers together."""
     num_workers: int = 0
@@ -74,7 +76,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"--{name.replace('_', '-')} is {value}, expected more than 0")
-        names = ("num_workers", "warmup", "weight_decay", "clip_norm", "eval_every")
+        names = ("num_workers", "min_steps", "warmup", "weight_decay", "clip_norm", "eval_every")
         for name in (*names, "checkpoint_every", "loader_threads", "max_failures"):
             if getattr(self, name) < 0:
                 raise UserError(
@@ -88,6 +90,8 @@ class TrainConfig:
         names = ["batch_size", "lr", "warmup", "schedule", "weight_decay", "betas", "clip_norm"]
         if self.schedule != "constant":  # the rate at a step depends on how many there are
             names.append("epochs" if self.steps is None else "steps")
+        if self.schedule != "constant" and self.steps is None and self.min_steps:
+            names.append("min_steps")
         if self.optimizer != "adamw":
             names.append("optimizer")
         values = dataclasses.asdict(self)
@@ -102,7 +106,7 @@ def total_steps(config: TrainConfig, steps_per_epoch: int) -> int:
     """Steps of the whole run."""
     if config.steps is not None:
         return config.steps
-    return max(1, round(config.epochs * steps_per_epoch))
+    return max(1, config.min_steps, round(config.epochs * steps_per_epoch))
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:

@@ -35,8 +35,9 @@ def test_pieces_are_text_again() -> None:
     again = copy.deepcopy(PIECES)  # as when it goes to a worker
     for text in TEXT:
         assert again.decode([*PIECES.encode(text), END, 9, 9]) == text
-    with pytest.raises(UserError, match="--vocabulary 5000: does not fit"):
-        Pieces.of(TEXT, 5000)
+    assert len(Pieces.of(TEXT, 5000)) < 100  # as many as there can be
+    with pytest.raises(UserError, match="--vocabulary 5: does not fit"):
+        Pieces.of(TEXT, 5)
 
 
 def test_batches() -> None:

@@ -35,6 +35,25 @@ def test_every_style_is_there(captions: Dataset, tmp_path: Path) -> None:
     assert all(sentence.endswith(".") for sentence in plain["sentences"])
 
 
+def test_styles_take_turns_and_short_ones_come_again(captions: Dataset, tmp_path: Path) -> None:
+    files = {
+        "old": write_book(tmp_path / "old.txt", "old", 3000),
+        "memo": write_book(tmp_path / "memo.txt", "memo", 520),
+    }
+    counts = write_passages(captions, files, str(tmp_path / "out"))
+    assert counts["old"].repeats == 1
+    assert counts["memo"].repeats == min(8, round(counts["old"].train / 2 / counts["memo"].train))
+    rows = Dataset(str(tmp_path / "out"), "passages").read(["id", "split", "style"]).to_pylist()
+    assert len({row["id"] for row in rows}) == len(rows)
+    learned = [row["style"] for row in rows if row["split"] == "train"]
+    assert learned.count("memo") == counts["memo"].train * counts["memo"].repeats
+    held_out = [row for row in rows if row["style"] == "memo" and row["split"] != "train"]
+    assert len(held_out) == counts["memo"].passages - counts["memo"].train  # each once
+    for half in (learned[: len(learned) // 2], learned[len(learned) // 2 :]):
+        for style in counts:
+            assert half.count(style) == pytest.approx(learned.count(style) / 2, rel=0.15)
+
+
 def test_no_more_than_the_most(
     captions: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

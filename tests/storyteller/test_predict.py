@@ -14,7 +14,7 @@ from jobs import train_storyteller
 from mmray.errors import UserError
 from mmray.storyteller import folder
 from mmray.storyteller.passages import PLAIN
-from mmray.storyteller.predict import Storyteller, _faults
+from mmray.storyteller.predict import CANDIDATES, Storyteller
 from tests.captioner.captioners import write_captioner
 from tests.captioner.worlds import write_captioned
 from tests.storyteller.books import BOOKS, write_book
@@ -80,14 +80,14 @@ def test_what_is_refused(teller: Storyteller, trained: Path) -> None:
         ((PLAIN,), "unknown"),
         (("old", 1.5), r"strength 1\.5: expected 0"),
         (("old", float("nan")), "strength nan"),
-        (("old", 1.0, 17), "n 17: expected 1 to 16"),
+        (("old", 1.0, CANDIDATES + 1), f"expected 1 to {CANDIDATES}"),
     ):
         with pytest.raises(UserError, match=told):
             teller.stories_of([RED_DOG], *more)  # type: ignore[arg-type]
     assert teller.stories_of([], "old") == []
     assert teller.stories_of([[], ["  "]], "old") == [[], []]
     blind = Storyteller(teller.stored, device="cpu")
-    with pytest.raises(UserError, match="keeps no captioner"):
+    with pytest.raises(UserError, match="keeps nothing to look"):
         blind.stories([np.zeros((8, 8, 3), np.uint8)], "old")
 
 
@@ -118,9 +118,3 @@ def test_folders_that_do_not_fit(trained: Path, tmp_path: Path) -> None:
         folder.load(str(tmp_path / "model"))
     with pytest.raises(UserError, match="model of kind 'captioner'"):
         folder.load(str(trained / "captioner"))
-
-
-def test_loops_and_cut_passages_are_faults() -> None:
-    tokens = np.array([[[5, 6, 7, 8, 5, 6, 7, 8, 2], [5, 6, 7, 8, 9, 10, 2, 0, 0]]])
-    assert _faults(tokens).tolist() == [[1, 0]]
-    assert _faults(np.array([[[5, 6, 7, 8, 9], [2, 0, 0, 0, 0]]])).tolist() == [[1, 1]]

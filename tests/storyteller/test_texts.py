@@ -73,6 +73,24 @@ def test_what_is_no_text_is_named(tmp_path: Path) -> None:
         list(texts.passages(str(tmp_path / "missing.txt")))
 
 
+def test_a_broken_sign_breaks_no_other(tmp_path: Path) -> None:
+    text = "Où est le café ? ".encode() * 200
+    found = read(tmp_path / "a.txt", text[:1000] + b"\xff" + text[1000:])
+    assert {s for passage in found for s in passage} == {"Où est le café ?"}
+
+
+def test_scripts_without_spaces_are_named(tmp_path: Path) -> None:
+    for text, script in (("我们在海滩上看到一只红色的狗。", "Cjk"), ("สุนัขสีแดงวิ่งบนชายหาด", "Thai")):
+        with pytest.raises(UserError, match=f"{script} letters, without spaces"):
+            read(tmp_path / "a.txt", text.encode() * 50)
+
+
+def test_words() -> None:
+    assert texts.words_of("The knight’s helmet -- it's RED_blue, 5!") == [
+        *("the", "knight’s", "helmet", "it's", "red", "blue", "5"),
+    ]
+
+
 def test_scripts() -> None:
     assert texts.script_of(["A dog runs."]) == "LATIN"
     assert texts.script_of(["Собака бежит."]) == "CYRILLIC"

@@ -65,7 +65,7 @@ def test_learns_and_goes_on_from_its_state(kind: str) -> None:
     model = net()
     optimizer = build_optimizer(model, config)
     losses = [step(model, optimizer, i % 3) for i in range(40)]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     other = copy.deepcopy(model)
     again = build_optimizer(other, config)
     again.load_state_dict(copy.deepcopy(optimizer.state_dict()))

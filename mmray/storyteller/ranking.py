@@ -1,0 +1,64 @@
+"""Which of several passages is told: the one that is about the picture, in style, and whole."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Set
+
+import numpy as np
+
+from mmray.captioner.decode import END, UNKNOWN
+from mmray.storyteller.decode import LOOP
+from mmray.storyteller.styles import Style
+from mmray.storyteller.texts import words_of
+
+FLUENCY = 0.3
+"""Weight of the mean log-probability of a passage's pieces."""
+STRANGE = 0.5
+"""What a word costs that no text has."""
+FAULT = 10.0
+"""What a fault costs: more than all else together, so that faulty passages come last."""
+
+
+def values(
+    match: np.ndarray,
+    log_odds: np.ndarray,
+    fluency: np.ndarray,
+    strange: np.ndarray,
+    faulty: np.ndarray,
+    strength: float,
+) -> np.ndarray:
+    """How good passages are, all float [B, n]; see `Story` for what is told of them.
+
+    At strength .5 the vector alone decides of the style: what is asked for, and no more.
+    """
+    style = (2 * strength - 1) * np.tanh(log_odds)
+    costs = STRANGE * np.minimum(strange, 4) + FAULT * faulty
+    return match + style + FLUENCY * np.maximum(fluency, -5) - costs
+
+
+def log_odds(tokens: np.ndarray, style: Style, plain: Style) -> np.ndarray:
+    """By how much pieces tell of a style rather than of captions: [B, n, L] -> float [B, n].
+
+    The mean over a passage's pieces of the difference of the logarithms of their shares.
+    """
+    spoken = tokens > UNKNOWN
+    told = (style.preference - plain.preference)[tokens] * spoken
+    return np.asarray(told.sum(-1) / np.maximum(spoken.sum(-1), 1))
+
+
+def strange_words(texts: list[str], known: Set[str]) -> np.ndarray:
+    """How many words of each text are none: float [N]."""
+    counts = [sum(w.isalpha() and w not in known for w in words_of(text)) for text in texts]
+    return np.array(counts, np.float32)
+
+
+def faults(tokens: np.ndarray) -> np.ndarray:
+    """1 for passages that loop, that do not end, or that are empty: [B, n, L] -> float [B, n]."""
+    found = np.zeros(tokens.shape[:2], np.float32)
+    for place in np.ndindex(*found.shape):
+        pieces = [int(t) for t in tokens[place] if t > UNKNOWN]
+        runs = Counter(tuple(pieces[i : i + LOOP]) for i in range(len(pieces) - LOOP + 1))
+        loops = any(count > 1 for count in runs.values())
+        found[place] = float(loops or len(pieces) < 2 or END not in tokens[place])
+    return found
