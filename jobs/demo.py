@@ -4,8 +4,9 @@
 
 Two small vision nets are trained on labelled toy pictures. From there on no label is used: the
 nets look at the frames of unlabeled toy videos, and SoundNet, which only hears them, learns to
-say the same. Then the joint model learns from toy pictures, a quarter of them without tags, and
-the captioner from the sentences that belong to them. Everything lands in runs/.
+say the same. Then the joint model learns from toy pictures, a quarter of them without tags, the
+captioner from the sentences that belong to them, and the storyteller from those and two toy books.
+Everything lands in runs/.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from jobs import (
     prepare_videos,
     train_captioner,
     train_joint,
+    train_storyteller,
     train_teacher,
 )
 from mmray import cli, storage
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     metrics = _soundnet(steps, out, common)
     metrics |= _joint(steps, out, common)
     metrics |= _captioner(steps, out, common)
+    metrics |= _storyteller(steps, out, common)
     steps.print_summary()
     console.print(
         "\nTo look further:\n"
@@ -165,6 +168,30 @@ def _captioner(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
         ),
     )
     return {f"captions.{name}": value for name, value in metrics.items()}
+
+
+def _storyteller(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
+    pictures, storyteller = f"{out}/prepare_images", f"{out}/train_storyteller"
+    steps.run(
+        "sentences become stories, in the words of two books",
+        lambda: train_storyteller.main(
+            [
+                *("--captions", pictures, "--captioner", f"{out}/train_captioner/model"),
+                *("--out", storyteller, "--steps", "400", "--dim", "96", "--layers", "2"),
+                *("--max-length", "48", "--eval-every", "0", *common),
+            ]
+        ),
+    )
+    metrics = steps.run(
+        "its stories, between description and book",
+        lambda: evaluate.main(
+            [
+                *("storyteller", "--model", f"{storyteller}/model", "--data", pictures),
+                *("--pictures", "20", "--out", f"{out}/evaluate", *common),
+            ]
+        ),
+    )
+    return {f"stories.{name}": value for name, value in metrics.items()}
 
 
 class _Steps:

@@ -63,7 +63,7 @@ class Args(cli.JobArgs):
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: TrainConfig(
             batch_size=32,
-            epochs=2,
+            epochs=2.5,
             min_steps=600,
             optimizer="muon",
             lr=2e-3,
@@ -72,6 +72,8 @@ class Args(cli.JobArgs):
             weight_decay=0.02,
             betas=(0.9, 0.98),
             clip_norm=1.0,
+            eval_every=500,
+            eval_limit=512,
         )
     )
 

@@ -21,8 +21,11 @@ from torch import Tensor
 from mmray.errors import UserError
 
 PAD, START, END, UNKNOWN = 0, 1, 2, 3
+_NUCLEUS = 128
+"""Tokens among which a nucleus is looked for first."""
 
-_Choose = Callable[[Tensor, int], Tensor]  # log-probabilities [R, V] of step t -> tokens [R]
+# Log-probabilities [R, V] of step t, of hypotheses of these numbers [R] -> tokens [R].
+_Choose = Callable[[Tensor, int, Tensor], Tensor]
 _NEVER = -math.inf
 
 
@@ -94,7 +97,7 @@ def greedy(decoder: Decoder, picture: Tensor, max_length: int) -> Decoded:
         UserError: `max_length` is below 1.
     """
     _at_least_one(max_length=max_length)
-    return _follow(decoder, picture, 1, max_length, lambda log_p, _: log_p.argmax(-1))
+    return _follow(decoder, picture, 1, max_length, lambda log_p, *_: log_p.argmax(-1))
 
 
 def sample(
@@ -139,8 +142,8 @@ def sample(
         raise UserError("uniforms: expected numbers from 0 to below 1")
     numbers = uniforms.to(picture.device).flatten(0, 1)
 
-    def choose(log_p: Tensor, t: int) -> Tensor:
-        return _draw(log_p, numbers[:, t], temperature, top_p)
+    def choose(log_p: Tensor, t: int, rows: Tensor) -> Tensor:
+        return _draw(log_p, numbers[rows, t], temperature, top_p)
 
     return _follow(decoder, picture, shape[1], max_length, choose)
 
@@ -239,12 +242,14 @@ def _follow(decoder: Decoder, picture: Tensor, n: int, max_length: int, choose: 
         token = torch.full((rows,), START, device=device)
         for t in range(max_length + 1):
             logits, state = decoder.step(state, token)
-            log_p = log_probabilities(logits)
-            token = choose(log_p, t)
+            alive = (~ended).nonzero()[:, 0]  # most end long before the last
+            log_p = log_probabilities(logits[alive])
+            chosen = choose(log_p, t, alive)
             # At the last step only an END counts: a word would be one too many.
-            taken = ~ended & ((token == END) | (t < max_length))
-            scores += log_p.gather(1, token[:, None])[:, 0].where(taken, 0)
-            token = tokens[:, t] = token.where(taken, PAD)
+            taken = (chosen == END) | (t < max_length)
+            scores[alive] += log_p.gather(1, chosen[:, None])[:, 0].where(taken, 0)
+            tokens[alive, t] = chosen.where(taken, PAD)
+            token = tokens[:, t]
             ended |= token == END
             if bool(ended.all()):
                 break
@@ -259,13 +264,23 @@ def _draw(log_p: Tensor, uniform: Tensor, temperature: float, top_p: float) -> T
     x = log_p.double()
     p = ((x - x.amax(-1, keepdim=True)) / temperature).softmax(-1)
     if top_p < 1:
-        ordered, places = p.sort(dim=-1, descending=True, stable=True)
-        inside = ordered.cumsum(-1) - ordered < top_p
-        p = p * torch.zeros_like(inside).scatter(-1, places, inside)
+        p = p * (p >= _least(p, top_p))
     cumulative = p.cumsum(-1)
     beyond = cumulative > uniform.double()[:, None] * cumulative[:, -1:]
     # Sums of a GPU may fall by a rounding error, so that a token of no probability could be hit.
     return (beyond & (p > 0)).to(torch.uint8).argmax(-1)
+
+
+def _least(p: Tensor, top_p: float) -> Tensor:
+    """The least probability in the nucleus: [R, V] -> [R, 1]; what is as likely is in it too."""
+    # The nucleus is nearly always small, and sorting a large vocabulary slow.
+    for k in (min(_NUCLEUS, p.shape[-1]), p.shape[-1]):
+        ordered = p.topk(k, dim=-1).values
+        sums = ordered.cumsum(-1)
+        if bool((sums[:, -1] >= top_p).all()):
+            break
+    inside = sums - ordered < top_p
+    return ordered.where(inside, 1).amin(-1, keepdim=True)
 
 
 class _Candidates(NamedTuple):

@@ -23,9 +23,9 @@ class StoryOptions:
     """Attention heads."""
     dropout: float = 0.0
     """Dropout of encoder and decoder."""
-    mixing: float = 0.45
-    """Largest share of another passage, mostly of the same style, that is mixed into what a passage
-    is learned from: the decoder then also reads vectors that are of no passage."""
+    splice: float = 0.5
+    """Share of books' passages that are learned spliced with captions: the decoder then tells of
+    pictures in words of the book."""
     noise: float = 0.3
     """Length of the noise that is added to vectors of length 1."""
     contrast: float = 0.3
@@ -36,7 +36,7 @@ class StoryOptions:
         for name in ("vocabulary", "max_length", "dim", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: expected 1 or more")
-        for name in ("dropout", "mixing"):
+        for name in ("dropout", "splice"):
             if not 0 <= getattr(self, name) <= 0.95:
                 raise UserError(f"{_flag(name)} {getattr(self, name):g}: expected 0 to .95")
         for name in ("noise", "contrast"):

@@ -27,6 +27,8 @@ SCHEMA = pa.schema(
         "split": pa.string(),
         "style": pa.string(),
         "sentences": pa.list_(pa.string()),
+        # Of a picture; only where the style is that of a book.
+        "captions": pa.list_(pa.string()),
     }
 )
 MOST = 200_000
@@ -45,14 +47,14 @@ class Counts:
     Args:
         passages: that are kept.
         sentences: in them.
-        left_out: passages that were more than `MOST`.
+        cut: whether there are more than `MOST`, which are left out.
         train: passages of the split train, each once.
         repeats: how often the dataset has those.
     """
 
     passages: int
     sentences: int
-    left_out: int = 0
+    cut: bool = False
     train: int = 0
     repeats: int = 1
 
@@ -96,10 +98,10 @@ def write_passages(captions: Dataset, styles: Mapping[str, str], out: str) -> di
     """
     storage.remove(out)
     counts = {PLAIN: _count(_captions(captions))}
-    if not counts[PLAIN].passages:
+    if not counts[PLAIN].train:
         raise UserError(
-            f"{captions.uri}: no picture has a caption; a storyteller learns from captions how "
-            "pictures are described"
+            f"{captions.uri}: no picture of the split 'train' has a caption; a storyteller learns "
+            "from captions how pictures are described"
         )
     known = itertools.islice(_captions(captions), 1000)
     script = texts.script_of(text for _, _, passage in known for text in passage)
@@ -110,7 +112,7 @@ def write_passages(captions: Dataset, styles: Mapping[str, str], out: str) -> di
     for name, count in counts.items():
         repeats = min(REPEATS, max(1, round(wanted / max(1, count.train))))
         counts[name] = dataclasses.replace(count, repeats=repeats)
-    rows = _write(out, _in_turn(captions, styles, counts))
+    rows = _write(out, _in_turn(captions, styles, counts), _endless(captions))
     manifest = {
         "schema_version": datasets.SCHEMA_VERSION,
         "kind": "passages",
@@ -188,7 +190,7 @@ def _count(rows: Iterator[_Row]) -> Counts:
         passages += 1
         sentences += len(told)
         train += split == "train"
-    return Counts(passages, sentences, sum(1 for _ in rows), train)
+    return Counts(passages, sentences, next(rows, None) is not None, train)
 
 
 def _once(rows: Iterator[_Row]) -> Iterator[_Row]:
@@ -220,8 +222,8 @@ def _in_turn(
     return ((name, row) for _, name, row in spread)
 
 
-def _write(out: str, rows: Iterator[tuple[str, _Row]]) -> int:
-    """Write shards; returns the number of rows."""
+def _write(out: str, rows: Iterator[tuple[str, _Row]], pictures: Iterator[list[str]]) -> int:
+    """Write shards, books' passages with a picture's captions each; returns the number of rows."""
     total = 0
     for part in itertools.count():
         batch = list(itertools.islice(rows, _SHARD))
@@ -232,11 +234,18 @@ def _write(out: str, rows: Iterator[tuple[str, _Row]]) -> int:
             "split": [row[1] for _, row in batch],
             "style": [style for style, _ in batch],
             "sentences": [row[2] for _, row in batch],
+            "captions": [None if style == PLAIN else next(pictures) for style, _ in batch],
         }
         path = storage.join(out, datasets.PART.format(part))
         datasets.write_table(path, pa.table(columns, schema=SCHEMA), _ROW_GROUP)
         total += len(batch)
     raise AssertionError("counting never ends")
+
+
+def _endless(captions: Dataset) -> Iterator[list[str]]:
+    """The captions of the training pictures, again and again."""
+    while True:
+        yield from (told for _, split, told in _captions(captions) if split == "train")
 
 
 def _sha256(uri: str) -> str:

@@ -30,6 +30,7 @@ from mmray.storyteller.describers import CAPTIONER, Describer, load_describer
 from mmray.storyteller.folder import Stored
 from mmray.storyteller.model import vectors_of
 from mmray.storyteller.passages import PLAIN
+from mmray.storyteller.texts import sentences
 
 CANDIDATES = 24
 """Stories that are drawn of each picture, of which the best are told."""
@@ -181,13 +182,10 @@ class Storyteller:
         if not 1 <= n <= CANDIDATES:
             raise UserError(f"n {n}: expected 1 to {CANDIDATES}")
 
-    def _vectors(self, texts: Sequence[str]) -> Tensor:
-        encode = self.stored.pieces.encode
-        return vectors_of(self.net, [encode(text) for text in texts], SENTENCE)
-
     def _means(self, captions: list[list[str]]) -> Tensor:
-        """The mean vector of each picture's captions, [B, d]; 0 of none."""
-        vectors = self._vectors([text for texts in captions for text in texts])
+        """The mean vector of the sentences about each picture, [B, d]; 0 of none."""
+        pieces = [self.stored.pieces.encode(text) for texts in captions for text in texts]
+        vectors = vectors_of(self.net, pieces, SENTENCE)
         owners = torch.tensor([i for i, texts in enumerate(captions) for _ in texts])
         sums = torch.zeros(len(captions), self.net.config.dim)
         sums.index_add_(0, owners.long(), vectors)
@@ -206,7 +204,7 @@ class Storyteller:
         centre = torch.lerp(plain, book, strength)
         drawn = self._drawn(means - plain + centre, seed)
         texts = [self._text(t) for t in drawn.tokens.flatten(0, 1).tolist()]
-        about = F.normalize(self._vectors(texts) - centre, dim=-1)
+        about = F.normalize(self._means([*map(sentences, texts)]) - centre, dim=-1)
         about = about.view(*drawn.scores.shape, -1)
         match = (about * F.normalize(means - plain, dim=-1)[:, None]).sum(-1).numpy()
         scores = self._scores(drawn, texts, match, style, strength)
@@ -242,11 +240,12 @@ class Storyteller:
     ) -> _Scores:
         tokens, styles = drawn.tokens.numpy(), self.stored.styles
         odds = ranking.log_odds(tokens, styles[style], styles[PLAIN])
-        fluency = drawn.scores.numpy() / np.maximum((tokens > UNKNOWN).sum(-1), 1)
+        length = (tokens > UNKNOWN).sum(-1)
+        fluency = drawn.scores.numpy() / np.maximum(length, 1)
         known = styles[style].words | styles[PLAIN].words
         strange = ranking.strange_words(texts, known).reshape(match.shape)
         faulty = ranking.faults(tokens)
-        value = ranking.values(match, odds, fluency, strange, faulty, strength)
+        value = ranking.values(match, odds, fluency, length, strange, faulty, strength)
         return _Scores(value, odds, fluency)
 
     def _text(self, tokens: list[int]) -> str:

@@ -12,9 +12,11 @@ from mmray.storyteller.decode import LOOP
 from mmray.storyteller.styles import Style
 from mmray.storyteller.texts import words_of
 
-FLUENCY = 0.3
+FLUENCY = 0.25
 """Weight of the mean log-probability of a passage's pieces."""
-STRANGE = 0.5
+LENGTH, LONG = 0.5, 40
+"""What a passage of so many pieces, or more, has ahead of an empty one."""
+STRANGE = 1.0
 """What a word costs that no text has."""
 FAULT = 10.0
 """What a fault costs: more than all else together, so that faulty passages come last."""
@@ -24,6 +26,7 @@ def values(
     match: np.ndarray,
     log_odds: np.ndarray,
     fluency: np.ndarray,
+    length: np.ndarray,
     strange: np.ndarray,
     faulty: np.ndarray,
     strength: float,
@@ -34,7 +37,8 @@ def values(
     """
     style = (2 * strength - 1) * np.tanh(log_odds)
     costs = STRANGE * np.minimum(strange, 4) + FAULT * faulty
-    return match + style + FLUENCY * np.maximum(fluency, -5) - costs
+    told = match + style + FLUENCY * np.maximum(fluency, -5)
+    return told + LENGTH * np.minimum(length / LONG, 1) - costs
 
 
 def log_odds(tokens: np.ndarray, style: Style, plain: Style) -> np.ndarray:
@@ -49,7 +53,10 @@ def log_odds(tokens: np.ndarray, style: Style, plain: Style) -> np.ndarray:
 
 def strange_words(texts: list[str], known: Set[str]) -> np.ndarray:
     """How many words of each text are none: float [N]."""
-    counts = [sum(w.isalpha() and w not in known for w in words_of(text)) for text in texts]
+    counts = [
+        sum(word not in known and not any(map(str.isdigit, word)) for word in words_of(text))
+        for text in texts
+    ]
     return np.array(counts, np.float32)
 
 

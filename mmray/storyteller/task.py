@@ -16,6 +16,7 @@ from mmray.training.loader import Batch
 
 SHARPNESS = 14.0
 """Products of unit vectors are multiplied by it when sentences look for their neighbours."""
+_TAKEN = ("sentences", "share", "read_style", "style", "strength", "tokens")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class StoryTask:
         pieces: the vocabulary.
         data: the dataset of passages.
         contrast: weight of the second.
-        mixing: of other passages, for the record.
+        splice: share of spliced passages, for the record.
         noise: for the record.
         describer: kind and folder of what finds sentences about pictures, which the model keeps.
     """
@@ -39,7 +40,7 @@ class StoryTask:
     pieces: Pieces = field(repr=False)
     data: str
     contrast: float = 0.3
-    mixing: float = 0.45
+    splice: float = 0.5
     noise: float = 0.3
     describer: tuple[str, str] | None = None
 
@@ -51,7 +52,7 @@ class StoryTask:
         return {
             **self.config.to_json(),
             "contrast": self.contrast,
-            "mixing": self.mixing,
+            "splice": self.splice,
             "noise": self.noise,
         }
 
@@ -61,16 +62,14 @@ class StoryTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over passages of the mean cross-entropy of their pieces, and of finding pairs."""
-        losses, vectors = model(
-            batch["sentences"], batch["share"], batch["tokens"], batch.get("noise")
-        )
+        losses, vectors = model(*(batch[name] for name in _TAKEN), batch.get("noise"))
         told = losses.mean()
         found = {"cross_entropy": told, "contrast": neighbours(vectors, batch["pair"]).mean()}
         return told + self.contrast * found["contrast"], found
 
     def evaluate(self, model: StoryNet, batch: Batch) -> dict[str, Tensor]:
         """For each passage the cross-entropy of its pieces."""
-        losses, _ = model(batch["sentences"], batch["share"], batch["tokens"])
+        losses, _ = model(*(batch[name] for name in _TAKEN))
         return {"loss": losses}
 
     def save(self, model: StoryNet, where: str, training: dict[str, Any]) -> None:

@@ -16,9 +16,13 @@ from mmray.storyteller.describers import CAPTIONER, NEAREST, write_nearest
 from mmray.storyteller.model import StoryConfig
 from mmray.storyteller.passages import PLAIN, Counts, options_of, write_passages
 from mmray.storyteller.pieces import Pieces
+from mmray.storyteller.splice import pivots_of
 from mmray.storyteller.task import StoryTask
 from mmray.training.config import TrainConfig
 from mmray.training.train import Job, Trained, train
+
+_SAMPLE = 20_000
+"""Passages in which frequent words are counted."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,14 @@ class StoryTraining:
         data = self._passages(overwrite)
         describer = self._describer()
         pieces = self._pieces(data)
-        o = self.options
-        sizes = StoryConfig(len(pieces), o.max_length, o.dim, o.layers, o.heads, o.dropout)
-        task = StoryTask(
-            sizes, pieces, data.uri, o.contrast, o.mixing, o.noise, describer=describer
+        o, pivots = self.options, _pivots(data)
+        sizes = StoryConfig(
+            len(pieces), len(pivots), o.max_length, o.dim, o.layers, o.heads, o.dropout
         )
-        examples = StoryExamples(pieces, o.max_length, o.dim, o.mixing, o.noise)
+        task = StoryTask(
+            sizes, pieces, data.uri, o.contrast, o.splice, o.noise, describer=describer
+        )
+        examples = StoryExamples(pieces, o.max_length, o.dim, pivots, o.splice, o.noise)
         job = Job(task, examples, examples, data.uri, "passages", self.out, self.config, self.limit)
         return train(job, overwrite=overwrite)
 
@@ -113,10 +119,20 @@ def _line(name: str, count: Counts) -> str:
     what = "captions" if name == PLAIN else name
     line = f"{what}: {count.sentences} sentences in {count.passages} passages"
     line += f", those to learn from {count.repeats} times" if count.repeats > 1 else ""
-    return f"{line}; {count.left_out} more are left out" if count.left_out else line
+    return f"{line}; what comes after them is left out" if count.cut else line
 
 
 def _sentences(data: Dataset) -> Iterator[str]:
     for table in data.batches(["sentences"], 4096, split="train"):
         for sentences in table["sentences"].to_pylist():
             yield from sentences
+
+
+def _pivots(data: Dataset) -> dict[str, frozenset[str]]:
+    """Of each style, captions first, the words that it shares with captions."""
+    names = [PLAIN, *data.manifest["options"]["styles"]]
+    told: dict[str, list[str]] = {name: [] for name in names}
+    sample = data.read(["style", "sentences"], split="train", limit=_SAMPLE)
+    for row in sample.to_pylist():
+        told[row["style"]] += row["sentences"]
+    return {name: pivots_of(texts, told[PLAIN]) for name, texts in told.items()}

@@ -18,12 +18,14 @@ from mmray.storyteller.task import StoryTask, neighbours
 
 TEXT = [f"the {c} {t} is here." for c in ("red", "blue", "green") for t in ("cat", "dog", "ship")]
 PIECES = Pieces.of(TEXT * 5, 40)
-CONFIG = StoryConfig(len(PIECES), 20, 16, 1, 2, 0.0)
-EXAMPLES = StoryExamples(PIECES, 20, 16, mixing=0.4, noise=0.3)
+CONFIG = StoryConfig(len(PIECES), 2, 20, 16, 1, 2, 0.0)
+PIVOTS = {PLAIN: frozenset[str](), "book": frozenset({"the", "is"})}
+EXAMPLES = StoryExamples(PIECES, 20, 16, PIVOTS, splice=0.5, noise=0.3)
+CAPTIONS = ["the red dog is there.", "the red dog barks."]
 ROWS = [
-    {"style": PLAIN, "sentences": TEXT[:5]},
-    {"style": "book", "sentences": TEXT[2:4]},
-    {"style": "book", "sentences": TEXT[:1]},
+    {"style": PLAIN, "sentences": TEXT[:5], "captions": None},
+    {"style": "book", "sentences": TEXT[2:4], "captions": CAPTIONS},
+    {"style": "book", "sentences": TEXT[:1], "captions": []},
 ]
 
 
@@ -42,25 +44,59 @@ def test_pieces_are_text_again() -> None:
 
 def test_batches() -> None:
     batch = EXAMPLES(ROWS, ROWS[::-1], rngs())
-    assert batch["sentences"].shape[:2] == (3, 2 * READ)
+    assert batch["sentences"].shape[:2] == (3, READ)
     torch.testing.assert_close(batch["share"].sum(1), torch.ones(3))
     assert (batch["tokens"][:, 0] == START).all()
+    assert batch["style"].tolist() == [0, 1, 1]
     assert batch["noise"].norm(dim=1).mean() == pytest.approx(0.3, abs=0.15)
     told = [PIECES.decode(tokens[1:].tolist()) for tokens in batch["tokens"]]
-    assert told[2] == TEXT[0]
+    assert told[2] == TEXT[0]  # a book without captions is never spliced
     plain = EXAMPLES(ROWS, ROWS, [])
     assert "noise" not in plain
-    assert not plain["share"][:, READ:].any()  # nothing is mixed in when measuring
+    assert not plain["strength"].any()
     assert PIECES.decode(plain["tokens"][1, 1:].tolist()) == " ".join(TEXT[2:4])
 
 
+def test_spliced_passages_are_read_from_captions() -> None:
+    whole = StoryExamples(PIECES, 40, 16, PIVOTS, splice=1.0)
+    strong, weak = [], []
+    for seed in range(30):
+        batch = whole(ROWS[1:2], [], [np.random.default_rng(seed)])
+        assert (batch["read_style"].tolist(), batch["style"].tolist()) == ([0], [1])
+        read = PIECES.decode(batch["sentences"][0, 0].tolist())
+        assert read in CAPTIONS
+        told = PIECES.decode(batch["tokens"][0, 1:].tolist())
+        (strong if batch["strength"].item() > 0.5 else weak).append(told)
+    assert any(told in CAPTIONS for told in weak)
+    assert not any(told in CAPTIONS for told in strong)
+
+
+def test_centres_are_the_means_of_what_is_read() -> None:
+    torch.manual_seed(0)
+    net = StoryNet(CONFIG)
+    batch = StoryExamples(PIECES, 20, 16, PIVOTS)(ROWS, ROWS, rngs())
+    task = StoryTask(CONFIG, PIECES, "nowhere")
+    for _ in range(3):
+        task.loss(net, batch)
+    with torch.no_grad():
+        vectors = net.eval()._encoded(batch["sentences"])
+    meaning = (batch["share"][..., None] * vectors).sum(1)
+    centres = net.sums / net.counts[:, None]
+    torch.testing.assert_close(centres[0], meaning[0])
+    torch.testing.assert_close(centres[1], meaning[1:].mean(0))
+    before = net.sums.clone()
+    task.evaluate(net, batch)
+    assert torch.equal(net.sums, before)
+
+
 def test_only_whole_sentences_are_told() -> None:
-    short = StoryExamples(PIECES, 12, 16)
-    tokens = short([{"style": "book", "sentences": TEXT[:4]}], [], [])["tokens"][0].tolist()
+    short = StoryExamples(PIECES, 12, 16, PIVOTS)
+    row = {"style": "book", "sentences": TEXT[:4], "captions": CAPTIONS}
+    tokens = short([row], [], [])["tokens"][0].tolist()
     assert END in tokens
     assert PIECES.decode(tokens[1:]) == TEXT[0]
-    cut = StoryExamples(PIECES, 3, 16)
-    assert END not in cut([{"style": "book", "sentences": TEXT[:1]}], [], [])["tokens"][0]
+    cut = StoryExamples(PIECES, 3, 16, PIVOTS)
+    assert END not in cut([{**row, "sentences": TEXT[:1]}], [], [])["tokens"][0]
 
 
 @torch.no_grad()
@@ -86,12 +122,12 @@ def test_sentences_that_stand_together_find_each_other() -> None:
 
 
 def test_learns_what_it_reads() -> None:
-    task = StoryTask(CONFIG, PIECES, "nowhere", mixing=0.0, noise=0.0)
+    task = StoryTask(CONFIG, PIECES, "nowhere")
     torch.manual_seed(0)
     net = task.build()
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
-    examples = StoryExamples(PIECES, 20, 16)
-    rows = [{"style": "book", "sentences": [text]} for text in TEXT]
+    examples = StoryExamples(PIECES, 20, 16, PIVOTS)
+    rows = [{"style": "book", "sentences": [text], "captions": []} for text in TEXT]
     batch = examples(rows, rows, [])
     for _ in range(150):
         loss, _ = task.loss(net, batch)

@@ -26,13 +26,15 @@ def test_log_odds_are_of_pieces() -> None:
 
 
 def test_strange_words() -> None:
-    found = ranking.strange_words(["A dog, 5 dogs!", "blarg blorg"], {"a", "dog"})
-    assert found.tolist() == [1, 2]
+    found = ranking.strange_words(["A dog, 5 dogs!", "blarg it're", ""], {"a", "dog", "it"})
+    assert found.tolist() == [1, 2, 0]
 
 
 def test_a_fault_is_worse_than_all_else() -> None:
-    worst = ranking.values(*(np.array([[x]]) for x in (-1.0, -9.0, -99.0, 99.0, 0.0)), strength=1)
-    faulty = ranking.values(*(np.array([[x]]) for x in (1.0, 9.0, 0.0, 0.0, 1.0)), strength=1)
+    worst = ranking.values(
+        *(np.array([[x]]) for x in (-1.0, -9.0, -99.0, 1.0, 99.0, 0.0)), strength=1
+    )
+    faulty = ranking.values(*(np.array([[x]]) for x in (1.0, 9.0, 0.0, 99.0, 0.0, 1.0)), strength=1)
     assert faulty < worst
 
 
@@ -40,7 +42,8 @@ def test_style_counts_by_strength() -> None:
     odds = np.array([[2.0, -2.0]])
     none = np.zeros((1, 2))
     plain, half, full = (
-        ranking.values(none, odds, none, none, none, strength)[0] for strength in (0.0, 0.5, 1.0)
+        ranking.values(none, odds, none, none, none, none, strength)[0]
+        for strength in (0.0, 0.5, 1.0)
     )
     assert plain[0] < plain[1]
     assert half[0] == half[1]
