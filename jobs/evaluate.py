@@ -178,23 +178,26 @@ def evaluate_storyteller(args: StorytellerArgs) -> dict[str, float]:
     from mmray.models import read_config, resolve
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
-    from mmray.storyteller.evaluate import curve, evaluate, story_table
+    from mmray.storyteller.evaluate import RECALL_AT, curve, evaluate, story_table
     from mmray.storyteller.predict import Storyteller
 
-    if args.pictures < 2:
-        raise UserError(f"--pictures {args.pictures}: expected 2 or more")
+    pictures = min(args.pictures, args.limit or args.pictures)
+    if pictures <= RECALL_AT:
+        raise UserError(f"--pictures {pictures}: expected more than {RECALL_AT}")
     if args.data is None:
         mmray.init(local_mode=args.local, address=args.address)
     data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
     model = resolve(args.model)
-    teller = Storyteller.load(model, args.device, captioner=args.captioner)
+    teller = Storyteller.load(
+        model, args.device, captioner=args.captioner and resolve(args.captioner)
+    )
     where = args.passages or read_config(model).get("training", {}).get("data", "")
     found = evaluate(
         teller,
         data,
         Dataset(where, "passages"),
         args.split,
-        args.pictures,
+        pictures,
         cli.console.print,
         args.seed,
     )

@@ -125,7 +125,9 @@ class StoriesArgs(cli.JobArgs):
     strength: float = 1.0
     """0 for plain description, 1 for the book."""
     n: int = 1
-    """Stories of each picture, at most 16."""
+    """Stories of each picture, at most 24."""
+    captioner: str | None = None
+    """A captioner in place of what the model looks at pictures with."""
     max_error_ratio: float = 0.2
     """Fail when more than this share of the pictures is bad."""
     decoders: int | None = None
@@ -240,6 +242,7 @@ def predict_stories(args: StoriesArgs) -> Prepared:
         style=args.style,
         strength=args.strength,
         n=args.n,
+        captioner=args.captioner,
         seed=args.seed,
         limit=args.limit,
     )

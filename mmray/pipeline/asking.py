@@ -190,7 +190,7 @@ class ReadFeatures:
         return pa.concat_tables(tables).append_column("shard", rows["shard"])
 
 
-def load_in_worker(model: str, device: str, threads: int) -> Any:
+def load_in_worker(model: str, device: str, threads: int, **options: Any) -> Any:
     """As `load_predictor`, for a process that shares the CPUs with others of its kind."""
     import torch
 
@@ -198,7 +198,7 @@ def load_in_worker(model: str, device: str, threads: int) -> Any:
 
     if not torch.cuda.is_available():
         torch.set_num_threads(threads)
-    return load_predictor(model, device=device, threads=threads)
+    return load_predictor(model, device=device, threads=threads, **options)
 
 
 def seen(

@@ -129,7 +129,7 @@ class Nearest:
 
 
 def write_nearest(joint: str, dataset: Dataset, where: str) -> None:
-    """Make the folder of a `Nearest`.
+    """Make the folder of a `Nearest`, unless it is there.
 
     Args:
         joint: folder of a joint model.
@@ -143,6 +143,10 @@ def write_nearest(joint: str, dataset: Dataset, where: str) -> None:
         raise UserError(f"--joint {joint}: holds a model of kind {kind!r}, expected 'joint'")
     tagger = Tagger.load(joint, "cpu")
     check_same_nets(tagger.scorer.backbone, backbone_of(dataset), dataset.uri)
+    made_of = {"joint": tagger.fingerprint, "captions": dataset.sha256}
+    record = storage.join(where, "nearest.json")
+    if storage.exists(record) and storage.read_json(record) == made_of:
+        return
     storage.remove(where)
     blocks: list[np.ndarray] = []
     captions: list[list[str]] = []
@@ -157,6 +161,7 @@ def write_nearest(joint: str, dataset: Dataset, where: str) -> None:
     index.save(storage.join(where, "index"))
     table = pa.table({"captions": pa.array(captions, pa.list_(pa.string()))})
     write_table(storage.join(where, "captions.parquet"), table)
+    storage.write_json(record, made_of)
 
 
 def load_describer(where: str, kind: str, device: str, threads: int) -> Describer:
@@ -192,7 +197,7 @@ def _captioned(dataset: Dataset) -> Iterator[tuple[np.ndarray, list[list[str]]]]
     """Features and captions of the training pictures that have captions."""
     for table in dataset.batches(["features", "captions"], 1024, split="train"):
         known = [
-            [" ".join(c.split()) for c in row or [] if texts.mostly_letters(c)]
+            [texts.as_sentence(c) for c in row or [] if texts.mostly_letters(c)]
             for row in table["captions"].to_pylist()
         ]
         there = [i for i, found in enumerate(known) if found]

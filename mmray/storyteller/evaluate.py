@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,16 +23,16 @@ from mmray.storyteller.judge import (
     distinct,
     repeated,
 )
-from mmray.storyteller.passages import PLAIN
+from mmray.storyteller.passages import PLAIN, passages_of
 from mmray.storyteller.predict import Storyteller
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """That are measured."""
 RANDOM = "random"
 """A direction of no style, as long as that of the style: a control."""
-NEAREST = 10
+RECALL_AT = 10
 """Pictures among which a story should find its own."""
-MOST = 2000
+MOST_JUDGED = 2000
 """Passages of a style that judges learn from, and are judged on."""
 
 
@@ -81,7 +82,8 @@ def evaluate(
     truth = [" ".join(texts) for texts in test.captions]
     style_judge, accuracy = _style_judge(passages)
     judge = content_judge(truth)
-    metrics, examples = {"judge.accuracy": accuracy}, {}
+    metrics: dict[str, float] = {}
+    examples = {}
     learned = _names(passages)
     measured = [name for name in storyteller.styles if name in learned]
     if added := sorted({*storyteller.styles} - {*measured}):
@@ -96,7 +98,9 @@ def evaluate(
         book = _Book(storyteller, style, style_judge, judge, passages)
         metrics |= book.measure(captions, truth, seed)
         examples[style] = [(told[0], text) for told, text in zip(captions, book.full, strict=True)]
-    return Evaluation(metrics | _means(metrics, measured), examples, judge.name)
+    metrics |= _means(metrics, measured)
+    more = {"retrieval.r10": metrics["retrieval.r10.0.5"], "judge.accuracy": accuracy}
+    return Evaluation({**metrics, **more, "pictures": len(truth)}, examples, judge.name)
 
 
 @dataclass
@@ -172,7 +176,7 @@ class _Book:
         return float(np.mean([name == self.style for name in self.style_judge(texts)]))
 
 
-def recall(stories: np.ndarray, pictures: np.ndarray, k: int = NEAREST) -> float:
+def recall(stories: np.ndarray, pictures: np.ndarray, k: int = RECALL_AT) -> float:
     """Share of stories whose own picture is among the k that they are most like.
 
     Args:
@@ -190,10 +194,15 @@ def _style_judge(passages: Dataset) -> tuple[StyleJudge, float]:
     """A judge that learned from the split val, and how often it is right on the split test."""
     texts: dict[str, tuple[list[str], list[str]]] = {}
     for split in ("val", "test"):
-        known = [(t, name) for name in _names(passages) for t in texts_of(passages, name, split)]
-        if not known:
-            raise UserError(f"{passages.uri}: has no passages of the split {split!r} to judge by")
-        texts[split] = [t for t, _ in known], [name for _, name in known]
+        known = {name: [*texts_of(passages, name, split)] for name in _names(passages)}
+        for name, found in known.items():
+            if not found:
+                raise UserError(
+                    f"{passages.uri}: has no passages of {name!r} of the split {split!r} to judge "
+                    "by; give more text, or captioned pictures of that split"
+                )
+        names = [name for name, found in known.items() for _ in found]
+        texts[split] = [text for found in known.values() for text in found], names
     judge = StyleJudge(*texts["val"])
     held_out, names = texts["test"]
     right = [a == b for a, b in zip(judge(held_out), names, strict=True)]
@@ -205,16 +214,13 @@ def _names(passages: Dataset) -> list[str]:
 
 
 def texts_of(passages: Dataset, style: str, split: str) -> Iterator[str]:
-    """The passages of a style; of the splits val and test the first `MOST`.
+    """The passages of a style; of the splits val and test the first `MOST_JUDGED`.
 
     Of captions, which say the same in other words, at most three of each picture.
     """
-    left = MOST if split != "train" else 1 << 62
-    for table in passages.batches(["style", "sentences"], 4096, split=split):
-        for row in table.to_pylist():
-            if row["style"] == style and left > 0:
-                left -= 1
-                yield " ".join(row["sentences"][: 3 if style == PLAIN else None])
+    told = passages_of(passages, style, split)
+    few = told if split == "train" else itertools.islice(told, MOST_JUDGED)
+    return (" ".join(sentences[: 3 if style == PLAIN else None]) for sentences in few)
 
 
 def _means(metrics: dict[str, float], styles: Sequence[str]) -> dict[str, float]:
@@ -227,7 +233,9 @@ def _means(metrics: dict[str, float], styles: Sequence[str]) -> dict[str, float]
 
 def story_table(metrics: dict[str, float], styles: Sequence[str], judge: str) -> Table:
     """What was measured, a row for each strength of each style."""
-    title = f"stories about pictures; content by {judge}"
+    pictures = int(metrics["pictures"])
+    chance = f"R@10 by chance {RECALL_AT / pictures:.2f}"
+    title = f"stories about {pictures} pictures ({chance}); content by {judge}"
     table = Table("style", "strength", "in style", "content", "R@10", "perplexity", title=title)
     for style in styles:
         for s in STRENGTHS:

@@ -49,7 +49,7 @@ def save(
     training: dict[str, Any],
     describer: tuple[str, str] | None = None,
 ) -> None:
-    """Write a model folder.
+    """Write a model folder; styles that were added to the same net there are kept.
 
     Args:
         net: trained.
@@ -59,7 +59,10 @@ def save(
         training: record of the training.
         describer: kind and folder of a describer to keep inside.
     """
-    storage.remove(storage.join(where, "config.json"))  # written last: it makes the rest a model
+    same = _same(where, net, pieces)
+    if same is None:  # written last, the configuration makes the rest a model
+        storage.remove(storage.join(where, "config.json"))
+    styles = {**(same.styles if same else {}), **styles}
     tensors = {k: t.detach().cpu().contiguous() for k, t in net.state_dict().items()}
     storage.write_bytes(storage.join(where, "model.safetensors"), safetensors.torch.save(tensors))
     storage.write_bytes(storage.join(where, "pieces.model"), pieces.model)
@@ -77,25 +80,20 @@ def save(
     storage.write_json(storage.join(where, "config.json"), config)
 
 
-def added_styles(
-    where: str, net: StoryNet, pieces: Pieces, known: Mapping[str, Style]
-) -> dict[str, Style]:
-    """The styles that were added to the same net at `where`, beside those that are known.
-
-    A finished training that is started again writes its model again; they must not be lost.
-    """
+def _same(where: str, net: StoryNet, pieces: Pieces) -> Stored | None:
+    """The model at `where`, if it has the same net: a finished training that is started again."""
     if not storage.exists(storage.join(where, "config.json")):
-        return {}
+        return None
     try:
         old = load(where)
     except UserError:  # it is about to be replaced
-        return {}
+        return None
     weights = old.net.state_dict()
     same = old.pieces.model == pieces.model and all(
         name in weights and torch.equal(weights[name], tensor.cpu())
         for name, tensor in net.state_dict().items()
     )
-    return {name: s for name, s in old.styles.items() if same and name not in known}
+    return old if same else None
 
 
 def write_styles(where: str, styles: Mapping[str, Style]) -> None:

@@ -31,6 +31,8 @@ SCHEMA = pa.schema(
         "captions": pa.list_(pa.string()),
     }
 )
+FORMAT = 2
+"""Of the dataset; it changes when the same texts become other passages."""
 MOST = 200_000
 """Passages of a style that are learned from, the first ones."""
 REPEATS = 8
@@ -82,8 +84,8 @@ def parse_styles(given: Sequence[str], flag: str = "--style") -> dict[str, str]:
 def write_passages(captions: Dataset, styles: Mapping[str, str], out: str) -> dict[str, Counts]:
     """Write the dataset, streaming.
 
-    Passages of all styles take turns, so that any part of the dataset has all of them. Where one
-    has less than half as much to learn from as the longest, its passages are there several times.
+    Passages of all styles take turns, so that any part of the dataset has all of them. Short texts
+    are there several times, so that they have about half as many passages as the longest.
 
     Args:
         captions: an image dataset; each picture's captions are a passage of the style `PLAIN`.
@@ -106,7 +108,7 @@ def write_passages(captions: Dataset, styles: Mapping[str, str], out: str) -> di
     known = itertools.islice(_captions(captions), 1000)
     script = texts.script_of(text for _, _, passage in known for text in passage)
     for name, uri in styles.items():
-        counts[name] = _count(_text(uri))
+        counts[name] = count_text(uri)
         check_style(uri, counts[name].sentences, script)
     wanted = max(count.train for count in counts.values()) / 2
     for name, count in counts.items():
@@ -127,6 +129,7 @@ def write_passages(captions: Dataset, styles: Mapping[str, str], out: str) -> di
 def options_of(captions: Dataset, styles: Mapping[str, str]) -> dict[str, Any]:
     """What a dataset of passages is made of: hashes, so that changed files are noticed."""
     return {
+        "format": FORMAT,
         "captions": captions.sha256,
         "styles": {name: _sha256(uri) for name, uri in styles.items()},
     }
@@ -165,14 +168,10 @@ def _captions(captions: Dataset) -> Iterator[_Row]:
     """Id, split and captions of each picture that has any."""
     for table in captions.batches(["id", "split", "captions"], 4096):
         for row in table.to_pylist():
-            known = [" ".join(c.split()) for c in row["captions"] or [] if texts.mostly_letters(c)]
+            usable = (c for c in row["captions"] or [] if texts.mostly_letters(c))
+            known = list(dict.fromkeys(map(texts.as_sentence, usable)))
             if known:
-                yield row["id"], row["split"], list(map(_ended, dict.fromkeys(known)))
-
-
-def _ended(caption: str) -> str:
-    """With a full stop, as sentences have: people often leave it out of captions."""
-    return caption if caption[-1] in ".!?" else f"{caption}."
+                yield row["id"], row["split"], known
 
 
 def _text(uri: str) -> Iterator[_Row]:
@@ -181,6 +180,19 @@ def _text(uri: str) -> Iterator[_Row]:
         # By what is said, so that a passage that occurs twice is in one split.
         part = int(digest, 16) % 10
         yield digest[:20], "test" if part < 1 else "val" if part < 2 else "train", passage
+
+
+def count_text(uri: str) -> Counts:
+    """What a text has; what it says twice counts once."""
+    return _count(_text(uri))
+
+
+def passages_of(dataset: Dataset, style: str, split: str) -> Iterator[list[str]]:
+    """The passages of a style in a split of a dataset of passages."""
+    for table in dataset.batches(["style", "sentences"], 4096, split=split):
+        for row in table.to_pylist():
+            if row["style"] == style:
+                yield row["sentences"]
 
 
 def _count(rows: Iterator[_Row]) -> Counts:

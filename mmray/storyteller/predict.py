@@ -30,7 +30,7 @@ from mmray.storyteller.describers import CAPTIONER, Describer, load_describer
 from mmray.storyteller.folder import Stored
 from mmray.storyteller.model import vectors_of
 from mmray.storyteller.passages import PLAIN
-from mmray.storyteller.texts import sentences
+from mmray.storyteller.texts import as_sentence, sentences, words_of
 
 CANDIDATES = 24
 """Stories that are drawn of each picture, of which the best are told."""
@@ -151,7 +151,7 @@ class Storyteller:
         """As `stories`, of sentences about each picture; where there are none, no story."""
         self.check(style, strength, n)
         known = [[" ".join(c.split()) for c in texts if c.strip()] for texts in captions]
-        means = self._means(known)
+        means = self._means([[as_sentence(c) for c in texts] for texts in known])
         found: list[list[Story]] = []
         per_batch = max(1, _BATCH // CANDIDATES)
         for start in range(0, len(known), per_batch):
@@ -168,8 +168,8 @@ class Storyteller:
         if self.describer is None:
             raise UserError(
                 "this storyteller keeps nothing to look at pictures with; load it with "
-                "captioner=FOLDER, train it with --captioner or --joint, or give sentences to "
-                "stories_of"
+                "captioner=FOLDER (--captioner), train it with --captioner or --joint, or give "
+                "sentences to stories_of"
             )
         return self.describer
 
@@ -207,7 +207,8 @@ class Storyteller:
         about = F.normalize(self._means([*map(sentences, texts)]) - centre, dim=-1)
         about = about.view(*drawn.scores.shape, -1)
         match = (about * F.normalize(means - plain, dim=-1)[:, None]).sum(-1).numpy()
-        scores = self._scores(drawn, texts, match, style, strength)
+        strange = self._strange(captions, texts, style)
+        scores = self._scores(drawn, match, strange, style, strength)
         found = []
         for i, known in enumerate(captions):
             best: dict[str, Story] = {}
@@ -235,15 +236,24 @@ class Storyteller:
             drawn = draw(self.net.decoder, read, CANDIDATES, length, seed, TEMPERATURE, TOP_P)
         return Decoded(drawn.tokens.cpu(), drawn.scores.cpu(), drawn.ended.cpu())
 
+    def _strange(self, captions: list[list[str]], texts: list[str], style: str) -> np.ndarray:
+        """How many words of each of the passages about pictures are of no text: [B, n]."""
+        known, each = self.stored.styles[style].words | self.stored.styles[PLAIN].words, CANDIDATES
+        found = [
+            ranking.strange_words(
+                texts[i * each : (i + 1) * each], known.union(*map(words_of, about))
+            )
+            for i, about in enumerate(captions)
+        ]
+        return np.stack(found) if found else np.zeros((0, each), np.float32)
+
     def _scores(
-        self, drawn: Decoded, texts: list[str], match: np.ndarray, style: str, strength: float
+        self, drawn: Decoded, match: np.ndarray, strange: np.ndarray, style: str, strength: float
     ) -> _Scores:
         tokens, styles = drawn.tokens.numpy(), self.stored.styles
         odds = ranking.log_odds(tokens, styles[style], styles[PLAIN])
         length = (tokens > UNKNOWN).sum(-1)
         fluency = drawn.scores.numpy() / np.maximum(length, 1)
-        known = styles[style].words | styles[PLAIN].words
-        strange = ranking.strange_words(texts, known).reshape(match.shape)
         faulty = ranking.faults(tokens)
         value = ranking.values(match, odds, fluency, length, strange, faulty, strength)
         return _Scores(value, odds, fluency)

@@ -13,11 +13,11 @@ from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.storyteller.data import SENTENCE
 from mmray.storyteller.model import StoryNet, vectors_of
-from mmray.storyteller.passages import PLAIN, check_style
+from mmray.storyteller.passages import MOST, PLAIN, check_style, count_text, passages_of
 from mmray.storyteller.pieces import Pieces
 from mmray.storyteller.texts import passages, script_of, words_of
 
-MOST = 20_000
+MOST_READ = 20_000
 """Passages of a style that its vector is the mean of."""
 _BATCH = 512
 
@@ -31,7 +31,7 @@ class Style:
         vector: mean of its passages' vectors, float32 [d].
         preference: natural logarithm of the share of each piece, float32 [V].
         words: of its passages, in small letters.
-        passages: that all were made of.
+        passages: that the vector is the mean of.
     """
 
     name: str
@@ -48,25 +48,25 @@ def style_of(net: StoryNet, pieces: Pieces, name: str, passages: Iterable[list[s
         net: encoder.
         pieces: its vocabulary.
         name: of the style.
-        passages: lists of sentences, at most `MOST` of which are used.
+        passages: lists of sentences; the vector is of the first `MOST_READ`.
     """
     total = np.zeros(net.config.dim)
     counts = np.full(len(pieces), 0.1)
     words: set[str] = set()
     number = 0
     for batch in _batches(passages):
+        words.update(word for p in batch for sentence in p for word in words_of(sentence))
         told = [[pieces.encode(s) for s in passage] for passage in batch]
         flat = [sentence for passage in told for sentence in passage]
-        vectors = vectors_of(net, flat, SENTENCE).numpy()
-        starts = np.cumsum([0, *map(len, told)])[:-1]
-        sums = np.add.reduceat(vectors, starts)
-        total += (sums / np.array([[len(p)] for p in told])).sum(0)
         counts += np.bincount(
             np.concatenate([np.asarray(s, np.int64) for s in flat]), minlength=len(pieces)
         )
-        for passage in batch:
-            words.update(word for sentence in passage for word in words_of(sentence))
-        number += len(batch)
+        if number < MOST_READ:
+            vectors = vectors_of(net, flat, SENTENCE).numpy()
+            starts = np.cumsum([0, *map(len, told)])[:-1]
+            sums = np.add.reduceat(vectors, starts)
+            total += (sums / np.array([[len(p)] for p in told])).sum(0)
+            number += len(batch)
     vector, shares = total / max(number, 1), np.log(counts / counts.sum())
     return Style(name, vector.astype("f4"), shares.astype("f4"), frozenset(words), number)
 
@@ -75,7 +75,8 @@ def styles_of(net: StoryNet, pieces: Pieces, data: str) -> dict[str, Style]:
     """The styles of a dataset of passages, captions (`PLAIN`) first."""
     dataset = Dataset(data, "passages")
     names = [PLAIN, *dataset.manifest["options"]["styles"]]
-    return {name: style_of(net, pieces, name, _passages(dataset, name)) for name in names}
+    told = {name: passages_of(dataset, name, "train") for name in names}
+    return {name: style_of(net, pieces, name, passages) for name, passages in told.items()}
 
 
 def add_styles(where: str, files: Mapping[str, str]) -> None:
@@ -101,26 +102,18 @@ def add_styles(where: str, files: Mapping[str, str]) -> None:
     script = script_of(stored.pieces.decode([int(p)]) for p in np.argsort(-plain)[:500])
     added = dict(stored.styles)
     for name, uri in files.items():
-        sentences = sum(map(len, itertools.islice(passages(uri), MOST)))
-        check_style(uri, sentences, script)
-        added[name] = style_of(stored.net, stored.pieces, name, passages(uri))
-        console.print(f"{name}: {sentences} sentences")
+        count = count_text(uri)
+        check_style(uri, count.sentences, script)
+        known = itertools.islice(passages(uri), MOST)
+        added[name] = style_of(stored.net, stored.pieces, name, known)
+        console.print(f"{name}: {count.sentences} sentences")
     folder.write_styles(where, added)
     console.print(f"{where}: styles {', '.join(n for n in added if n != PLAIN)}")
 
 
-def _passages(dataset: Dataset, style: str) -> Iterator[list[str]]:
-    for table in dataset.batches(["style", "sentences"], 4096, split="train"):
-        for row in table.to_pylist():
-            if row["style"] == style:
-                yield row["sentences"]
-
-
 def _batches(passages: Iterable[list[str]]) -> Iterator[list[list[str]]]:
     batch: list[list[str]] = []
-    for i, passage in enumerate(passages):
-        if i >= MOST:
-            break
+    for passage in passages:
         if passage:
             batch.append(passage)
         if len(batch) == _BATCH:

@@ -74,11 +74,10 @@ class StoryTask:
 
     def save(self, model: StoryNet, where: str, training: dict[str, Any]) -> None:
         """Write the model folder, with the styles that the dataset has."""
-        from mmray.storyteller.folder import added_styles, save
+        from mmray.storyteller.folder import save
         from mmray.storyteller.styles import styles_of
 
         styles = styles_of(model.eval(), self.pieces, self.data)
-        styles |= added_styles(where, model, self.pieces, styles)
         save(model, self.pieces, styles, where, training, self.describer)
 
     def pictures(self, model: StoryNet) -> dict[str, bytes]:

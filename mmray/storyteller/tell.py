@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmray.errors import UserError
-from mmray.models import absolute, load_predictor
+from mmray.models import absolute, load_predictor, read_config, resolve
 from mmray.pipeline.asking import Pictures, answered, check_limit, load_in_worker, seen
 from mmray.pipeline.images import Workers
 from mmray.pipeline.job import Prepared
@@ -30,6 +30,7 @@ class TellOptions:
         style: one of the model's.
         strength: 0 for plain description, 1 for the book.
         n: stories of each picture.
+        captioner: in place of what the model looks at pictures with.
         seed: of what is drawn.
         limit: use only the first pictures.
     """
@@ -39,6 +40,7 @@ class TellOptions:
     style: str
     strength: float = 1.0
     n: int = 1
+    captioner: str | None = None
     seed: int = 0
     limit: int | None = None
 
@@ -71,13 +73,14 @@ def tell_pictures(
     workers = workers or Workers()
     workers.check()
     check_limit(options.limit)
-    options = replace(options, model=absolute(options.model))
-    teller = load_predictor(options.model, device="cpu")
-    if not isinstance(teller, Storyteller):
+    captioner = options.captioner and absolute(resolve(options.captioner))
+    options = replace(options, model=absolute(options.model), captioner=captioner)
+    if read_config(resolve(options.model)).get("kind") != "storyteller":
         raise UserError(
             f"{options.model}: tells no stories; expected a model that "
             "jobs/train_storyteller.py made"
         )
+    teller: Storyteller = load_predictor(options.model, device="cpu", captioner=captioner)
     teller.check(options.style, options.strength, options.n)
     describer = teller.need_describer()
     pictures = Pictures(options.input, options.limit, describer.backbone, describer.column)
@@ -109,7 +112,10 @@ class TellPictures:
 
     def setup(self) -> None:
         """Load the model."""
-        self._teller: Storyteller = load_in_worker(self.options.model, self.device, self.threads)
+        captioner = self.options.captioner
+        self._teller: Storyteller = load_in_worker(
+            self.options.model, self.device, self.threads, captioner=captioner
+        )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Replace `pixels`, `features` or `grid` by the stories.

@@ -23,13 +23,16 @@ _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "
 _BLOCK = 1 << 20
 _BROKEN = 0.001
 """Share of signs that may be broken in a text that is UTF-8 else."""
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+# Signs that belong to the letter before them: vowels of Indic scripts, accents.
+_MARKS = "".join(c for c in map(chr, range(1 << 16)) if unicodedata.category(c)[0] == "M")
+_LETTER = f"(?:[^\\W_]|[{_MARKS}])"
+_WORD = re.compile(f"{_LETTER}+(?:['’]{_LETTER}+)*")
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # A blank line, or a line that only separates (fortunes have %, others ---, *** or ===).
 _BREAK = re.compile(r"[\s%*=_~-]*")
 # An end of a sentence, perhaps within quotation marks, before what may begin one.
 _END = re.compile(
-    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\bMr\.)(?<!\bDr\.)(?<!\bSt\.)([\"'”’)\]]*)\s+(?=\S)"
+    r"(?<=[.!?।؟۔])(?<!\b[A-Z]\.)(?<!\bMr\.)(?<!\bDr\.)(?<!\bSt\.)([\"'”’)\]]*)\s+(?=\S)"
 )
 
 
@@ -83,7 +86,14 @@ def words_of(text: str) -> list[str]:
 def mostly_letters(text: str) -> bool:
     """Whether three in five signs are letters, spaces aside."""
     signs = [c for c in text if not c.isspace()]
-    return bool(signs) and sum(c.isalpha() for c in signs) >= 0.6 * len(signs)
+    letters = sum(c.isalpha() or unicodedata.category(c)[0] == "M" for c in signs)
+    return bool(signs) and letters >= 0.6 * len(signs)
+
+
+def as_sentence(text: str) -> str:
+    """With a capital letter and a full stop, as books have: captions often lack both."""
+    text = " ".join(text.split())
+    return text[:1].upper() + text[1:] + ("" if text[-1:] in ("", *".!?।؟۔") else ".")
 
 
 def script_of(texts: Iterable[str]) -> str:
@@ -146,6 +156,12 @@ def _encoding(block: bytes, uri: str) -> str:
     if b"\0" in block:
         raise UserError(f"{uri}: is binary; expected plain text")
     text = codecs.getincrementaldecoder("utf-8-sig")(errors="replace").decode(block)
-    return (
-        "latin-1" if text.count("\N{REPLACEMENT CHARACTER}") > _BROKEN * len(text) else "utf-8-sig"
-    )
+    if text.count("\N{REPLACEMENT CHARACTER}") <= _BROKEN * len(text):
+        return "utf-8-sig"
+    letters = [c for c in block.decode("latin-1") if c.isalpha()]
+    if sum(c > "\x7f" for c in letters) > len(letters) / 3:
+        raise UserError(
+            f"{uri}: is neither UTF-8 nor a Latin-1 text of a European language; convert it to "
+            "UTF-8, as by `iconv -f ENCODING -t UTF-8`"
+        )
+    return "latin-1"

@@ -104,12 +104,10 @@ class StoryTraining:
         return NEAREST, where
 
     def _pieces(self, data: Dataset) -> Pieces:
-        path = storage.join(data.uri, "pieces.model")
+        path = storage.join(data.uri, f"pieces-{self.options.vocabulary}.model")
         if storage.exists(path):
             with storage.open_file(path) as f:
-                pieces = Pieces(f.read())
-            if len(pieces) <= self.options.vocabulary:
-                return pieces
+                return Pieces(f.read())
         pieces = Pieces.of(_sentences(data), self.options.vocabulary)
         storage.write_bytes(path, pieces.model)
         return pieces

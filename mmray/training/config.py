@@ -34,7 +34,8 @@ class TrainConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     """The learning rate after the warm-up; cosine ends at 0."""
     weight_decay: float = 0.0
-    """AdamW's decoupled weight decay (0 is Adam); not on biases and norms."""
+    """Decoupled weight decay (0 for AdamW is Adam); not on biases and norms, and with muon on its
+    matrices only."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates."""
     clip_norm: float = 0.0

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from torch import nn
 
 import mmray
 from jobs import evaluate, predict, train_storyteller
 from mmray import storage
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
+from mmray.storyteller.config import StoryOptions
+from mmray.storyteller.task import StoryTask
+from mmray.storyteller.texts import as_sentence
+from mmray.storyteller.train import StoryTraining
+from mmray.training.config import TrainConfig
+from mmray.training.loader import Batch
 from tests.captioner.captioners import write_captioner
 from tests.captioner.worlds import write_captioned
+from tests.joint.taggers import write_tagger
 from tests.storyteller.books import write_book
 
 
@@ -64,6 +73,7 @@ def test_trained_measured_and_told(
     for name in ("style.0", "style.1", "content.0.5", "shuffled.content", "retrieval.r10.0.5"):
         assert 0 <= metrics[name] <= 1
         assert 0 <= metrics[f"old.{name}"] <= 1
+    assert metrics["retrieval.r10"] == metrics["retrieval.r10.0.5"]
     assert {"copied8", "distinct3", "loops4"} <= metrics.keys()
     assert metrics["empty"] == 0
     assert storage.read_json(tmp_path / "storyteller.json") == metrics
@@ -80,10 +90,63 @@ def test_trained_measured_and_told(
 
 
 def test_no_style(root: Path, tmp_path: Path) -> None:
+    training = StoryTraining(StoryOptions(), TrainConfig(), f"{root}/data", {}, str(tmp_path))
     with pytest.raises(UserError, match="--style: give one or more, as NAME=FILE"):
-        train_storyteller.main(
-            ["--captions", f"{root}/data", "--out", str(tmp_path / "out"), "--local"]
-        )
+        training.run()
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_stories_of_the_nearest_pictures(root: Path, tmp_path: Path, tiny_teacher: str) -> None:
+    joint = write_tagger(tmp_path / "joint", Path(tiny_teacher.removeprefix("mmray:")))
+    argv = flags(root, tmp_path / "out", "--steps", "20", "--local", "--joint", str(joint))
+    with pytest.raises(UserError, match="--captioner, --joint: give one of them"):
+        train_storyteller.main(argv)
+    at = argv.index("--captioner")
+    trained = train_storyteller.main([*argv[:at], *argv[at + 2 :]])
+    assert trained is not None
+    asked = ["stories", "--model", trained.path, "--style", "old", "--input", f"{root}/data"]
+    done = predict.main([*asked, "--limit", "5", "--local", "--out", str(tmp_path / "told")])
+    told = Dataset(done.path, "stories").read(["captions", "story"]).to_pylist()
+    written = Dataset(f"{root}/data", "images").read(["captions"])["captions"].to_pylist()
+    people = {as_sentence(caption) for captions in written for caption in captions}
+    assert all(len(row["captions"]) == 5 for row in told)
+    assert {caption for row in told for caption in row["captions"]} <= people
+    own = [*asked, "--captioner", f"{root}/captioner", "--limit", "5", "--local"]
+    other = predict.main([*own, "--out", str(tmp_path / "other")])
+    told = Dataset(other.path, "stories").read(["captions"]).to_pylist()
+    assert not {caption for row in told for caption in row["captions"]} & people
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_another_vocabulary_spoils_no_run(root: Path, tmp_path: Path) -> None:
+    argv = flags(root, tmp_path, "--steps", "5", "--local")
+    trained = train_storyteller.main(argv)
+    with pytest.raises(UserError, match="num_pieces"):
+        train_storyteller.main([*argv, "--vocabulary", "150"])
+    assert train_storyteller.main(argv) == trained
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_a_killed_training_goes_on(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = ["--steps", "20", "--checkpoint-every", "5", "--log-every", "5", "--local"]
+    whole = train_storyteller.main(flags(root, tmp_path / "whole", *more))
+    learn, steps = StoryTask.loss, iter(range(12))
+
+    def killed(self: StoryTask, model: nn.Module, batch: Batch) -> Any:
+        if next(steps, None) is None:
+            raise KeyboardInterrupt
+        return learn(self, model, batch)
+
+    monkeypatch.setattr(StoryTask, "loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_storyteller.main(flags(root, tmp_path / "killed", *more))
+    monkeypatch.setattr(StoryTask, "loss", learn)
+    again = train_storyteller.main(flags(root, tmp_path / "killed", *more))
+    assert whole is not None
+    assert again is not None
+    assert again.losses == whole.losses
 
 
 @pytest.mark.cluster

@@ -80,7 +80,7 @@ def test_books_that_cannot_be_used(captions: Dataset, tmp_path: Path) -> None:
 
 def test_pictures_without_captions(tmp_path: Path, tiny_teacher: str) -> None:
     none = write_rows(tmp_path / "none", [{"tags": []}] * 3, tiny_teacher)
-    with pytest.raises(UserError, match="no picture has a caption"):
+    with pytest.raises(UserError, match="no picture of the split 'train' has a caption"):
         write_passages(Dataset(none, "images"), {}, str(tmp_path / "out"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,38 @@ import torch
 import mmray
 from jobs import train_storyteller
 from mmray.errors import UserError
+from mmray.pipeline.dataset import Dataset, tensor
 from mmray.storyteller import folder
+from mmray.storyteller.evaluate import evaluate
 from mmray.storyteller.passages import PLAIN
 from mmray.storyteller.predict import CANDIDATES, Storyteller
 from tests.captioner.captioners import write_captioner
 from tests.captioner.worlds import write_captioned
 from tests.storyteller.books import BOOKS, write_book
+
+
+class Told:
+    """Knows what people wrote about the pictures of a dataset; the captioner is untrained."""
+
+    column = "features"
+    fingerprint = "told"
+
+    def __init__(self, teller: Storyteller, data: Dataset) -> None:
+        assert teller.describer is not None
+        self.backbone = teller.describer.backbone
+        table = data.read(["features", "captions"])
+        keys = [row.tobytes() for row in tensor(table["features"]).astype(np.float32)]
+        self.known = dict(zip(keys, table["captions"].to_pylist(), strict=True))
+
+    def check(self, dataset: Dataset) -> None:
+        """Anything will do."""
+
+    def see(self, pixels: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        raise AssertionError("nothing to see")
+
+    def describe(self, seen: np.ndarray) -> list[list[str]]:
+        return [self.known[row.tobytes()] for row in seen]
+
 
 RED_DOG = ["A red dog.", "there is a red dog", "the dog"]
 
@@ -74,6 +101,29 @@ def test_pictures_become_stories(teller: Storyteller) -> None:
     assert len(told[0][0].captions) == 5
 
 
+def test_more_strength_is_more_of_the_book_and_less_of_the_picture(
+    trained: Path, teller: Storyteller
+) -> None:
+    pictures = Dataset(str(trained / "data"), "images")
+    passages = Dataset(str(trained / "out/passages"), "passages")
+    blind = Told(teller, pictures)
+    metrics = evaluate(
+        Storyteller(teller.stored, blind, "cpu"), pictures, passages, "test", 30
+    ).metrics
+    assert metrics["style.0"] < 0.2
+    assert metrics["style.1"] > 0.8
+    assert metrics["random.style"] < metrics["style.1"]
+    assert metrics["content.0.5"] > metrics["shuffled.content"] + 0.1
+    assert metrics["retrieval.r10"] > metrics["shuffled.retrieval.r10"]
+    assert metrics["loops4"] < 0.05
+    assert metrics["empty"] == 0
+
+
+def test_a_captions_case_and_stop_do_not_matter(teller: Storyteller) -> None:
+    one, two = (teller.stories_of([[c]], "old")[0][0] for c in ("a red dog", "A red  dog."))
+    assert one.story == two.story
+
+
 def test_what_is_refused(teller: Storyteller, trained: Path) -> None:
     for more, told in (
         (("new",), "style 'new': unknown; known are old"),
@@ -99,12 +149,14 @@ def test_styles_are_added_without_training(trained: Path, tmp_path: Path) -> Non
     assert teller.styles == ["memo", "old"]
     assert teller.stories_of([RED_DOG], "memo")[0][0].story
     stored = folder.load(str(tmp_path / "model"))
-    known = {name: s for name, s in stored.styles.items() if name != "memo"}
-    kept = folder.added_styles(str(tmp_path / "model"), stored.net, stored.pieces, known)
-    assert [*kept] == ["memo"]  # by a finished training that is started again
+    trained_on = {name: s for name, s in stored.styles.items() if name != "memo"}
+    folder.save(stored.net, stored.pieces, trained_on, str(tmp_path / "model"), {})
+    assert "memo" in folder.load(str(tmp_path / "model")).styles  # a repeated training keeps it
     with torch.no_grad():
         stored.net.out.bias += 1
-    assert not folder.added_styles(str(tmp_path / "model"), stored.net, stored.pieces, known)
+    shutil.copytree(tmp_path / "model", tmp_path / "old")
+    folder.save(stored.net, stored.pieces, trained_on, str(tmp_path / "old"), {})
+    assert "memo" not in folder.load(str(tmp_path / "old")).styles  # another net does not
     with pytest.raises(UserError, match="has a style of that name"):
         train_storyteller.main(["--add-style", memo, "--out", str(tmp_path)])
     with pytest.raises(UserError, match="give one of them"):

@@ -85,6 +85,25 @@ def test_scripts_without_spaces_are_named(tmp_path: Path) -> None:
             read(tmp_path / "a.txt", text.encode() * 50)
 
 
+def test_other_encodings_are_refused(tmp_path: Path) -> None:
+    for encoding in ("cp1251", "koi8-r"):
+        with pytest.raises(UserError, match=r"neither UTF-8 nor a Latin-1 .*iconv"):
+            read(tmp_path / "a.txt", ("Собака бежит по берегу моря. " * 50).encode(encoding))
+
+
+def test_vowel_signs_are_letters(tmp_path: Path) -> None:
+    text = "நாய் கடற்கரையில் ஓடுகிறது. "
+    assert len(read(tmp_path / "a.txt", (text * 8).encode())) == 2
+    assert texts.words_of("हिन्दी भाषा।") == ["हिन्दी", "भाषा"]
+    assert texts.sentences("वह आया। वह गया।") == ["वह आया।", "वह गया।"]
+
+
+def test_captions_become_sentences() -> None:
+    assert texts.as_sentence("a  dog on\nthe beach") == "A dog on the beach."
+    assert texts.as_sentence("Is it red?") == "Is it red?"
+    assert texts.as_sentence("") == ""
+
+
 def test_words() -> None:
     assert texts.words_of("The knight’s helmet -- it's RED_blue, 5!") == [
         *("the", "knight’s", "helmet", "it's", "red", "blue", "5"),
