@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -34,6 +34,8 @@ from mmray.storyteller.texts import as_sentence, sentences, words_of
 
 CANDIDATES = 24
 """Stories that are drawn of each picture, of which the best are told."""
+FULL = 1.15
+"""How far strength 1 goes from captions to the book: beyond it, since what is told stays behind."""
 TEMPERATURE, TOP_P = 0.6, 0.85
 """Of what is drawn; hotter stories vary more, and spell more words that are none."""
 _BATCH = 384
@@ -50,7 +52,7 @@ class Story(NamedTuple):
     match: float
     """How much it is about them, -1 to 1."""
     log_odds: float
-    """By how much its words tell of the style rather than of captions, a piece."""
+    """By how much its pieces tell of the style rather than of captions, each."""
     fluency: float
     """Natural logarithm of the decoder's probability, a piece."""
     ended: bool
@@ -151,7 +153,7 @@ class Storyteller:
         """As `stories`, of sentences about each picture; where there are none, no story."""
         self.check(style, strength, n)
         known = [[" ".join(c.split()) for c in texts if c.strip()] for texts in captions]
-        means = self._means([[as_sentence(c) for c in texts] for texts in known])
+        means = self._means([self._pieces(map(as_sentence, texts)) for texts in known])
         found: list[list[Story]] = []
         per_batch = max(1, _BATCH // CANDIDATES)
         for start in range(0, len(known), per_batch):
@@ -182,14 +184,16 @@ class Storyteller:
         if not 1 <= n <= CANDIDATES:
             raise UserError(f"n {n}: expected 1 to {CANDIDATES}")
 
-    def _means(self, captions: list[list[str]]) -> Tensor:
+    def _pieces(self, told: Iterable[str]) -> list[list[int]]:
+        return [self.stored.pieces.encode(sentence) for sentence in told]
+
+    def _means(self, told: list[list[list[int]]]) -> Tensor:
         """The mean vector of the sentences about each picture, [B, d]; 0 of none."""
-        pieces = [self.stored.pieces.encode(text) for texts in captions for text in texts]
-        vectors = vectors_of(self.net, pieces, SENTENCE)
-        owners = torch.tensor([i for i, texts in enumerate(captions) for _ in texts])
-        sums = torch.zeros(len(captions), self.net.config.dim)
+        vectors = vectors_of(self.net, [pieces for each in told for pieces in each], SENTENCE)
+        owners = torch.tensor([i for i, each in enumerate(told) for _ in each])
+        sums = torch.zeros(len(told), self.net.config.dim)
         sums.index_add_(0, owners.long(), vectors)
-        return sums / torch.tensor([max(1, len(texts)) for texts in captions])[:, None]
+        return sums / torch.tensor([max(1, len(each)) for each in told])[:, None]
 
     def _told(
         self,
@@ -201,18 +205,23 @@ class Storyteller:
         seed: int,
     ) -> list[list[Story]]:
         plain, book = (torch.from_numpy(self.stored.styles[name].vector) for name in (PLAIN, style))
-        centre = torch.lerp(plain, book, strength)
+        centre = torch.lerp(plain, book, FULL * strength)
         drawn = self._drawn(means - plain + centre, seed)
         texts = [self._text(t) for t in drawn.tokens.flatten(0, 1).tolist()]
-        about = F.normalize(self._means([*map(sentences, texts)]) - centre, dim=-1)
-        about = about.view(*drawn.scores.shape, -1)
+        told = [self._pieces(sentences(text)) for text in texts]
+        about = F.normalize(self._means(told) - centre, dim=-1).view(*drawn.scores.shape, -1)
         match = (about * F.normalize(means - plain, dim=-1)[:, None]).sum(-1).numpy()
         strange = self._strange(captions, texts, style)
-        scores = self._scores(drawn, match, strange, style, strength)
+        odds = ranking.log_odds(told, self.stored.styles[style], self.stored.styles[PLAIN])
+        odds = odds.reshape(match.shape)
+        length = (drawn.tokens.numpy() > UNKNOWN).sum(-1)
+        fluency = drawn.scores.numpy() / np.maximum(length, 1)
+        faulty = ranking.faults(drawn.tokens.numpy())
+        value = ranking.values(match, odds, fluency, length, strange, faulty, strength)
         found = []
         for i, known in enumerate(captions):
             best: dict[str, Story] = {}
-            for j in np.argsort(-scores.value[i], kind="stable").tolist():
+            for j in np.argsort(-value[i], kind="stable").tolist():
                 text = texts[i * match.shape[1] + j]
                 if known and text and len(best) < n:
                     best[text] = best.get(text) or Story(
@@ -221,8 +230,8 @@ class Storyteller:
                         strength,
                         known,
                         match=float(match[i, j]),
-                        log_odds=float(scores.log_odds[i, j]),
-                        fluency=float(scores.fluency[i, j]),
+                        log_odds=float(odds[i, j]),
+                        fluency=float(fluency[i, j]),
                         ended=bool(drawn.ended[i, j]),
                     )
             found.append([*best.values()])
@@ -247,17 +256,6 @@ class Storyteller:
         ]
         return np.stack(found) if found else np.zeros((0, each), np.float32)
 
-    def _scores(
-        self, drawn: Decoded, match: np.ndarray, strange: np.ndarray, style: str, strength: float
-    ) -> _Scores:
-        tokens, styles = drawn.tokens.numpy(), self.stored.styles
-        odds = ranking.log_odds(tokens, styles[style], styles[PLAIN])
-        length = (tokens > UNKNOWN).sum(-1)
-        fluency = drawn.scores.numpy() / np.maximum(length, 1)
-        faulty = ranking.faults(tokens)
-        value = ranking.values(match, odds, fluency, length, strange, faulty, strength)
-        return _Scores(value, odds, fluency)
-
     def _text(self, tokens: list[int]) -> str:
         """The passage; one that was cut ends with its last whole sentence, if it has one."""
         text = self.stored.pieces.decode([t for t in tokens if t != PAD])
@@ -265,11 +263,3 @@ class Storyteller:
             return text
         end = max(text.rfind(mark) for mark in ".!?")
         return text[: end + 1] if end > 0 else f"{text} ..."
-
-
-class _Scores(NamedTuple):
-    """Of passages, float [B, n] each."""
-
-    value: np.ndarray
-    log_odds: np.ndarray
-    fluency: np.ndarray

@@ -12,6 +12,8 @@ from mmray.storyteller.decode import LOOP
 from mmray.storyteller.styles import Style
 from mmray.storyteller.texts import words_of
 
+STYLE, ODDS = 2.0, 3.0
+"""Weight of the style at full strength, and log-odds of which more hardly counts."""
 FLUENCY = 0.25
 """Weight of the mean log-probability of a passage's pieces."""
 LENGTH, LONG = 0.5, 40
@@ -35,20 +37,25 @@ def values(
 
     At strength .5 the vector alone decides of the style: what is asked for, and no more.
     """
-    style = (2 * strength - 1) * np.tanh(log_odds)
+    style = STYLE * (2 * strength - 1) * np.tanh(log_odds / ODDS)
     costs = STRANGE * np.minimum(strange, 4) + FAULT * faulty
     told = match + style + FLUENCY * np.maximum(fluency, -5)
     return told + LENGTH * np.minimum(length / LONG, 1) - costs
 
 
-def log_odds(tokens: np.ndarray, style: Style, plain: Style) -> np.ndarray:
-    """By how much pieces tell of a style rather than of captions: [B, n, L] -> float [B, n].
+def log_odds(told: list[list[list[int]]], style: Style, plain: Style) -> np.ndarray:
+    """By how much texts tell of a style rather than of captions: float [N].
 
-    The mean over a passage's pieces of the difference of the logarithms of their shares.
+    The mean over pieces of the difference of the logarithms of their shares.
+
+    Args:
+        told: the pieces of the sentences of each text.
+        style: of the book.
+        plain: of captions.
     """
-    spoken = tokens > UNKNOWN
-    told = (style.preference - plain.preference)[tokens] * spoken
-    return np.asarray(told.sum(-1) / np.maximum(spoken.sum(-1), 1))
+    difference = style.preference - plain.preference
+    pieces = [[piece for sentence in text for piece in sentence] for text in told]
+    return np.array([float(difference[p].mean()) if p else 0.0 for p in pieces])
 
 
 def strange_words(texts: list[str], known: Set[str]) -> np.ndarray:

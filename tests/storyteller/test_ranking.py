@@ -21,8 +21,8 @@ def test_loops_and_cut_passages_are_faults() -> None:
 
 def test_log_odds_are_of_pieces() -> None:
     book, plain = style(0.8, 0.1), style(0.1, 0.8)
-    odds = ranking.log_odds(np.array([[[4, 4, 2, 0], [4, 5, 5, 2]]]), book, plain)
-    np.testing.assert_allclose(odds, np.log(8) * np.array([[1, -1 / 3]]), rtol=1e-5)
+    odds = ranking.log_odds([[[4, 4], [4, 5]], [[4]], [[]], []], book, plain)
+    np.testing.assert_allclose(odds, np.log(8) * np.array([1 / 2, 1, 0, 0]), rtol=1e-5)
 
 
 def test_strange_words() -> None:
