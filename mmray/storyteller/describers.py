@@ -122,9 +122,7 @@ class Nearest:
         """See `Describer`; one sentence of each of the nearest pictures, the first they have."""
         if not len(seen):
             return []
-        vectors = self.tagger.scorer.picture_vectors(seen)
-        asked = np.stack([self.tagger.combine(vector[None], (), ()) for vector in vectors])
-        found = self.index.search(asked, CAPTIONS).positions
+        found = self.index.search(self.tagger.scorer.picture_vectors(seen), CAPTIONS).positions
         return [[self.captions[i][0] for i in row if i >= 0] for row in found.tolist()]
 
 

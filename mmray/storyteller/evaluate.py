@@ -257,10 +257,11 @@ def curve(metrics: dict[str, float], styles: Sequence[str]) -> bytes:
     axes = figure.subplots()
     for style in styles:
         x, y = ([metrics[f"{style}.{n}.{s:g}"] for s in STRENGTHS] for n in ("style", "content"))
-        axes.plot(x, y, marker="o", label=style)
+        (line,) = axes.plot(x, y, marker="o", label=style)
         for s, a, b in zip(STRENGTHS, x, y, strict=True):
             axes.annotate(f"{s:g}", (a, b), textcoords="offset points", xytext=(5, 5))
-        axes.axhline(metrics[f"{style}.shuffled.content"], linestyle=":", linewidth=1)
+        others = metrics[f"{style}.shuffled.content"]
+        axes.axhline(others, linestyle=":", linewidth=1, color=line.get_color())
     axes.set_xlabel("share of stories that a classifier takes for the style")
     axes.set_ylabel("cosine with what people wrote about the picture")
     axes.set_title("Style and content by strength (dotted: of other pictures)")

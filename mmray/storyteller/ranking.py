@@ -20,7 +20,7 @@ LENGTH, LONG = 0.5, 40
 """What a passage of so many pieces, or more, has ahead of an empty one."""
 STRANGE = 1.0
 """What a word costs that no text has."""
-FAULT = 10.0
+FAULT = 20.0
 """What a fault costs: more than all else together, so that faulty passages come last."""
 
 

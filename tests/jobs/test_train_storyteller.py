@@ -51,7 +51,7 @@ def test_trained_measured_and_told(
     argv = flags(root, tmp_path / "out", "--steps", "60", "--local")
     trained = train_storyteller.main(argv)
     assert trained is not None
-    assert trained.metrics["loss"] < 3.5
+    assert trained.metrics["loss"] < 4.2
     assert train_storyteller.main(argv) == trained
     teller = mmray.load(f"models:/mmray-storyteller/{trained.version}", device="cpu")
     assert teller.stories([np.full((32, 32, 3), 90, np.uint8)], "old")[0][0].story

@@ -112,7 +112,6 @@ def test_more_strength_is_more_of_the_book_and_less_of_the_picture(
     ).metrics
     assert metrics["style.0"] < 0.2
     assert metrics["style.1"] > 0.8
-    assert metrics["random.style"] < metrics["style.1"]
     assert metrics["content.0.5"] > metrics["shuffled.content"] + 0.1
     assert metrics["retrieval.r10"] > metrics["shuffled.retrieval.r10"]
     assert metrics["loops4"] < 0.05
