@@ -177,7 +177,7 @@ def _storyteller(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
         lambda: train_storyteller.main(
             [
                 *("--captions", pictures, "--captioner", f"{out}/train_captioner/model"),
-                *("--out", storyteller, "--steps", "400", "--dim", "96", "--layers", "2"),
+                *("--out", storyteller, "--steps", "200", "--dim", "96", "--layers", "2"),
                 *("--max-length", "48", "--eval-every", "0", *common),
             ]
         ),
