@@ -177,8 +177,8 @@ def _storyteller(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
         lambda: train_storyteller.main(
             [
                 *("--captions", pictures, "--captioner", f"{out}/train_captioner/model"),
-                *("--out", storyteller, "--steps", "200", "--dim", "96", "--layers", "2"),
-                *("--max-length", "48", "--eval-every", "0", *common),
+                *("--out", storyteller, "--steps", "400", "--dim", "96", "--layers", "2"),
+                *("--batch-size", "16", "--max-length", "48", "--eval-every", "0", *common),
             ]
         ),
     )

@@ -152,6 +152,10 @@ class Storyteller:
     ) -> list[list[Story]]:
         """As `stories`, of sentences about each picture; where there are none, no story."""
         self.check(style, strength, n)
+        if isinstance(captions, str) or any(isinstance(texts, str) for texts in captions):
+            raise UserError(
+                "captions: expected a list of sentences for each picture, as in [['A dog runs.']]"
+            )
         known = [[" ".join(c.split()) for c in texts if c.strip()] for texts in captions]
         means = self._means([self._pieces(map(as_sentence, texts)) for texts in known])
         found: list[list[Story]] = []

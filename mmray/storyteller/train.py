@@ -59,8 +59,8 @@ class StoryTraining:
         self.config.check()
         if not self.styles:
             raise UserError("--style: give one or more, as NAME=FILE; any plain text is a style")
-        data = self._passages(overwrite)
         describer = self._describer()
+        data = self._passages(overwrite)
         pieces = self._pieces(data)
         o, pivots = self.options, _pivots(data)
         sizes = StoryConfig(

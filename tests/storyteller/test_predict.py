@@ -133,6 +133,8 @@ def test_what_is_refused(teller: Storyteller, trained: Path) -> None:
     ):
         with pytest.raises(UserError, match=told):
             teller.stories_of([RED_DOG], *more)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="expected a list of sentences for each picture"):
+        teller.stories_of(RED_DOG, "old")
     assert teller.stories_of([], "old") == []
     assert teller.stories_of([[], ["  "]], "old") == [[], []]
     blind = Storyteller(teller.stored, device="cpu")
