@@ -44,7 +44,7 @@ class Tagger:
         self.index = index
         chosen = choose_device(device)
         scorer.model.to(chosen)
-        self._device, self._threads = str(chosen), threads
+        self.device, self._threads = str(chosen), threads
         self._nets: Backbone | None = None
 
     @classmethod
@@ -81,7 +81,7 @@ class Tagger:
     def backbone(self) -> Backbone:
         """The frozen nets that see the pictures, loaded when they are first wanted."""
         if self._nets is None:
-            self._nets = load_backbone(self.scorer.backbone, self._device, self._threads)
+            self._nets = load_backbone(self.scorer.backbone, self.device, self._threads)
         return self._nets
 
     def features(self, images: Sequence[Image]) -> np.ndarray:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from mmray import cli, runtime
 from mmray.errors import UserError
+from mmray.serving import environment
 
 
 @dataclass(kw_only=True)
@@ -35,11 +36,12 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until the process is told to end."""
     args = cli.parse(Args, argv, __doc__)
+    environment.apply()
     from mmray.serving.config import read_config
-    from mmray.serving.deploy import deploy, find_models
+    from mmray.serving.deploy import deploy, locate
 
     config = read_config(args.config)
-    find_models(config)
+    locate(config)
     url = f"http://{config.http_options.host}:{config.http_options.port}"
     if not (args.address or os.environ.get("RAY_ADDRESS")):
         _check_port(config.http_options.host, config.http_options.port, args.config)

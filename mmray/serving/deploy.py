@@ -12,22 +12,28 @@ from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
 
 from mmray.cli import JobFailed, console
-from mmray.serving.app import ServeArgs, find_model
+from mmray.serving.app import DEPLOYMENTS, INGRESS, ServeArgs, located
+from mmray.serving.gate import check_host
+from mmray.training.tracking import tracking_uri
 
 POLL_S = 0.25
 NOTE_S = 30.0  # after this long without an answer people wonder; Serve may wait for a GPU forever
 
 
-def find_models(config: ServeDeploySchema) -> None:
-    """Check the models that `config` names, and make their paths absolute in it.
+def locate(config: ServeDeploySchema) -> None:
+    """Check what `config` names, and make its paths absolute in it.
 
     Raises:
-        UserError: a model is missing or of another kind.
+        UserError: a model or file is missing, a model is of another kind, or Serve would listen
+            where other machines reach it without asking for a key.
     """
     for application in config.applications:
-        for name, where in ServeArgs.model_validate(application.args).models.given().items():
-            # Replicas may run in another folder.
-            application.args["models"][name] = find_model(name, where)
+        args = located(ServeArgs.model_validate(application.args))
+        check_host(config.http_options.host, args.access)
+        application.args = args.model_dump()
+        # Serve refuses settings of a deployment that the application has not.
+        served = {INGRESS, *(DEPLOYMENTS[name].name for name in args.models.given())}
+        application.deployments = [d for d in application.deployments if d.name in served]
 
 
 def deploy(config: ServeDeploySchema, stop: threading.Event | None = None) -> None:
@@ -44,7 +50,9 @@ def deploy(config: ServeDeploySchema, stop: threading.Event | None = None) -> No
     for application in config.applications:
         # A submitted job runs the code that came with it. Without this, the service would run
         # that of the job which first started Serve on the cluster.
-        application.runtime_env = {**_own_runtime_env(), **application.runtime_env}
+        own, asked = _own_runtime_env(), application.runtime_env
+        variables = {**own["env_vars"], **asked.get("env_vars", {})}
+        application.runtime_env = {**own, **asked, "env_vars": variables}
     client.deploy_apps(config)
     wanted = {application.name for application in config.applications}
     next_note = time.monotonic() + NOTE_S
@@ -65,7 +73,10 @@ def deploy(config: ServeDeploySchema, stop: threading.Event | None = None) -> No
 def _own_runtime_env() -> dict[str, Any]:
     """What this process was started with that replicas need too: its code and its settings."""
     own = ray.get_runtime_context().runtime_env
-    return {name: own[name] for name in ("working_dir", "env_vars") if own.get(name)}
+    env = {name: own[name] for name in ("working_dir", "env_vars") if own.get(name)}
+    # The default registry is a file below this process's working directory.
+    tracking = {"MLFLOW_TRACKING_URI": tracking_uri()}
+    return {**env, "env_vars": {**tracking, **env.get("env_vars", {})}}
 
 
 def _reason(application: Any) -> str:

@@ -30,19 +30,25 @@ class Problem(BaseModel):
     instance: str = Field(description="names this occurrence; the service's log has the same name")
 
 
-def problem(
-    status: int, detail: str, *, headers: Mapping[str, str] | None = None, instance: str = ""
-) -> JSONResponse:
+def problem(status: int, detail: str, *, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The response that reports one problem."""
-    body = Problem(
-        title=HTTPStatus(status).phrase,
-        status=status,
-        detail=detail,
-        instance=instance or uuid.uuid4().urn,
-    )
-    return JSONResponse(
-        body.model_dump(), status_code=status, headers=headers, media_type=MEDIA_TYPE
-    )
+    return response(_problem(status, detail), headers)
+
+
+def problem_of(error: Exception) -> Problem:
+    """The problem that an exception is; one that nobody expected is logged under its name."""
+    if isinstance(error, HTTPException):
+        return _problem(error.status_code, str(error.detail))
+    if isinstance(error, RequestValidationError):
+        # The location and the rule, never the value: a value may be a whole upload.
+        told = [f"{' '.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
+        return _problem(422, "; ".join(told))
+    if isinstance(error, UserError):
+        # A MediaError carries a server-side path in its `uri`; only the reason is for the client.
+        return _problem(422, error.reason if isinstance(error, MediaError) else str(error))
+    known = _problem(500, "the service failed on this request; its log says why")
+    logger.error("a request failed (%s)", known.instance, exc_info=error)
+    return known
 
 
 def openapi_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -52,31 +58,23 @@ def openapi_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer every error with a problem."""
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _invalid_request)
-    app.add_exception_handler(UserError, _unusable_input)
-    app.add_exception_handler(Exception, _internal_error)
+    """Make `app` answer every error that is foreseen with a problem; `RequestLog` does the rest."""
+    for kind in (HTTPException, RequestValidationError, UserError):
+        app.add_exception_handler(kind, _answer)
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return problem(error.status_code, str(error.detail), headers=error.headers)
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    return response(problem_of(error), getattr(error, "headers", None))
 
 
-async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    # The location and the rule, never the value: a value may be a whole upload.
-    told = [f"{' '.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
-    return problem(422, "; ".join(told))
+def _problem(status: int, detail: str) -> Problem:
+    return Problem(
+        title=HTTPStatus(status).phrase, status=status, detail=detail, instance=uuid.uuid4().urn
+    )
 
 
-async def _unusable_input(request: Request, error: Exception) -> JSONResponse:
-    # A MediaError carries a server-side path in its `uri`; only the reason is for the client.
-    return problem(422, error.reason if isinstance(error, MediaError) else str(error))
-
-
-async def _internal_error(request: Request, error: Exception) -> JSONResponse:
-    instance = uuid.uuid4().urn
-    logger.error("%s %s failed (%s)", request.method, request.url.path, instance, exc_info=error)
-    return problem(500, "the service failed on this request; its log says why", instance=instance)
+def response(told: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The response that reports a problem."""
+    return JSONResponse(
+        told.model_dump(), status_code=told.status, headers=headers, media_type=MEDIA_TYPE
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ from mmray.pipeline.clips import with_ids
 from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
 
 if TYPE_CHECKING:
-    from mmray.soundnet.predict import SoundNet
+    pass
 
 MAX_SHARD = 16  # times 2 minutes of sound: 170 MB
 
@@ -87,7 +86,7 @@ def hear_files(
         )
     if options.layer is not None and options.layer not in net.layers:
         raise UserError(f"--layer {options.layer}: the model has {', '.join(net.layers)}")
-    described = {"sounds": {"weights_sha256": _fingerprint(net), "classes": net.classes}}
+    described = {"sounds": {"weights_sha256": net.fingerprint, "classes": net.classes}}
     job = DatasetJob(
         out,
         kind="sounds",
@@ -116,15 +115,6 @@ def hear_files(
     )
     job.main(pools)
     return job.finish(options.input)
-
-
-def _fingerprint(net: SoundNet) -> str:
-    """Hash of a net's weights, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(net.model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _rows(options: HearOptions) -> Iterator[pa.Table]:

@@ -11,10 +11,12 @@ long ones go through the net in pieces that overlap by what the cells at their e
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,15 @@ class SoundNet:
         if text.startswith(PREFIX):
             return cls(load_official(text.removeprefix(PREFIX)), device)
         return cls(load_model(where), device)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def classes(self) -> dict[str, list[str]]:

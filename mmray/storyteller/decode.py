@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,10 +19,12 @@ class Unrepeating:
 
     Args:
         decoder: that says what.
+        watch: is told at each step what has been said so far, int64 [R, t].
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, watch: Callable[[Tensor], None] | None = None) -> None:
         self.decoder = decoder
+        self.watch = watch
 
     def start(self, picture: Tensor) -> State:
         """See `mmray.captioner.decode.Decoder`."""
@@ -32,6 +36,8 @@ class Unrepeating:
         """See `mmray.captioner.decode.Decoder`."""
         own = {**state.own}
         said = torch.cat([own.pop("said"), tokens[:, None]], 1)
+        if self.watch:
+            self.watch(said)
         logits, state = self.decoder.step(State(state.shared, own), tokens)
         logits = logits.scatter(1, repeats(said), -torch.inf)
         return logits, State(state.shared, {**state.own, "said": said})
@@ -56,12 +62,15 @@ def draw(
     seed: int,
     temperature: float,
     top_p: float,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> Decoded:
     """Passages of vectors as the decoder takes them, [B, 1, d].
+
+    `watch` is told at each step what has been written so far, int64 [B * candidates, t].
 
     The random numbers are the same for every row, so that one's passages do not depend on the
     others.
     """
     drawn = np.random.default_rng(seed).random((candidates, max_length + 1), np.float32)
     uniforms = torch.from_numpy(drawn).to(read.device).expand(len(read), -1, -1)
-    return sample(Unrepeating(decoder), read, uniforms, max_length, temperature, top_p)
+    return sample(Unrepeating(decoder, watch), read, uniforms, max_length, temperature, top_p)

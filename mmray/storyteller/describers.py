@@ -22,6 +22,7 @@ from mmray.captioner.predict import Captioner
 from mmray.errors import UserError
 from mmray.joint.index import Index
 from mmray.joint.predict import Tagger
+from mmray.media.image import Fit
 from mmray.models import read_config
 from mmray.pipeline.dataset import Dataset, read_table, tensor, write_table
 from mmray.pipeline.images import backbone_of
@@ -49,6 +50,10 @@ class Describer(Protocol):
     def fingerprint(self) -> str:
         """Hash of all that the sentences depend on."""
 
+    @property
+    def square(self) -> tuple[int, Fit]:
+        """The side in pixels, and the fit, of the squares that the nets see."""
+
     def check(self, dataset: Dataset) -> None:
         """Raise a `UserError` when the dataset's features are of other nets."""
 
@@ -75,6 +80,11 @@ class Writing:
     def fingerprint(self) -> str:
         """See `Describer`."""
         return self.captioner.fingerprint
+
+    @property
+    def square(self) -> tuple[int, Fit]:
+        """See `Describer`."""
+        return self.captioner.backbone.size, self.captioner.backbone.fit
 
     def check(self, dataset: Dataset) -> None:
         """See `Describer`."""
@@ -109,6 +119,11 @@ class Nearest:
     def fingerprint(self) -> str:
         """See `Describer`."""
         return f"{self.tagger.fingerprint} {hash_of(self.captions)}"
+
+    @property
+    def square(self) -> tuple[int, Fit]:
+        """See `Describer`."""
+        return self.tagger.backbone.size, self.tagger.backbone.fit
 
     def check(self, dataset: Dataset) -> None:
         """See `Describer`."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +39,9 @@ FULL = 1.15
 TEMPERATURE, TOP_P = 0.6, 0.85
 """Of what is drawn; hotter stories vary more, and spell more words that are none."""
 _BATCH = 384
+DRAFTS, STEPS_A_DRAFT = 3, 4
+"""How many candidates are shown while they are written, and how many pieces at a time."""
+Watch = Callable[[int, list[str]], None]
 
 
 class Story(NamedTuple):
@@ -149,8 +152,19 @@ class Storyteller:
         n: int = 1,
         *,
         seed: int = 0,
+        watch: Watch | None = None,
     ) -> list[list[Story]]:
-        """As `stories`, of sentences about each picture; where there are none, no story."""
+        """As `stories`, of sentences about each picture; where there are none, no story.
+
+        Args:
+            captions: sentences about each picture.
+            style: as in `stories`.
+            strength: as in `stories`.
+            n: as in `stories`.
+            seed: as in `stories`.
+            watch: is told, again and again, which picture's stories are being written, and how the
+                first `DRAFTS` of its candidates read so far.
+        """
         self.check(style, strength, n)
         if isinstance(captions, str) or any(isinstance(texts, str) for texts in captions):
             raise UserError(
@@ -162,7 +176,8 @@ class Storyteller:
         per_batch = max(1, _BATCH // CANDIDATES)
         for start in range(0, len(known), per_batch):
             part = slice(start, start + per_batch)
-            found += self._told(known[part], means[part], style, strength, n, seed)
+            shown = watch and partial(self._show, watch, start)
+            found += self._told(known[part], means[part], style, strength, n, seed, shown)
         return found
 
     def need_describer(self) -> Describer:
@@ -207,10 +222,11 @@ class Storyteller:
         strength: float,
         n: int,
         seed: int,
+        watch: Callable[[Tensor], None] | None,
     ) -> list[list[Story]]:
         plain, book = (torch.from_numpy(self.stored.styles[name].vector) for name in (PLAIN, style))
         centre = torch.lerp(plain, book, FULL * strength)
-        drawn = self._drawn(means - plain + centre, seed)
+        drawn = self._drawn(means - plain + centre, seed, watch)
         texts = [self._text(t) for t in drawn.tokens.flatten(0, 1).tolist()]
         told = [self._pieces(sentences(text)) for text in texts]
         about = F.normalize(self._means(told) - centre, dim=-1).view(*drawn.scores.shape, -1)
@@ -241,12 +257,20 @@ class Storyteller:
             found.append([*best.values()])
         return found
 
-    def _drawn(self, vectors: Tensor, seed: int) -> Decoded:
+    def _show(self, watch: Watch, first: int, said: Tensor) -> None:
+        """Tell `watch` what was said of the pictures from number `first` on, [B * n, t]."""
+        if said.shape[1] % STEPS_A_DRAFT == 0:
+            for i, rows in enumerate(said.unflatten(0, (-1, CANDIDATES))[:, :DRAFTS].tolist()):
+                watch(first + i, [self.stored.pieces.decode(row) for row in rows])
+
+    def _drawn(self, vectors: Tensor, seed: int, watch: Callable[[Tensor], None] | None) -> Decoded:
         """Passages of vectors [B, d]."""
         length = self.net.config.max_length
         with torch.inference_mode():
             read = self.net.read(vectors.to(self.device))
-            drawn = draw(self.net.decoder, read, CANDIDATES, length, seed, TEMPERATURE, TOP_P)
+            drawn = draw(
+                self.net.decoder, read, CANDIDATES, length, seed, TEMPERATURE, TOP_P, watch
+            )
         return Decoded(drawn.tokens.cpu(), drawn.scores.cpu(), drawn.ended.cpu())
 
     def _strange(self, captions: list[list[str]], texts: list[str], style: str) -> np.ndarray:
