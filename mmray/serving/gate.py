@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -86,7 +87,7 @@ def check_host(host: str | None, access: Access) -> None:
     Raises:
         UserError: other machines can reach `host`, and no key is asked for.
     """
-    if access.keys is None and not is_loopback(host or "localhost"):
+    if not access.keys and not is_loopback("localhost" if host is None else host):
         raise UserError(
             f"http_options.host is {host}, which other machines can reach, and no API key is asked "
             "for: set args.access.keys to a file of keys, or host to 127.0.0.1"
@@ -107,7 +108,8 @@ class Gate:
         self.origins = set(access.origins)
         # Without a key, the name in the request keeps out web pages of other hosts that make
         # their own name mean this machine (DNS rebinding).
-        self.hosts = access.hosts or (None if keys else LOOPBACK_NAMES)
+        hosts = access.hosts or (None if keys else LOOPBACK_NAMES)
+        self.hosts = hosts and {name.lower() for name in hosts}
         self.rate = RateLimitItemPerMinute(access.requests_per_minute)
         self.limiter = MovingWindowRateLimiter(MemoryStorage())
 
@@ -146,7 +148,7 @@ class Gate:
         if await self.limiter.hit(self.rate, name):
             return None
         window = await self.limiter.get_window_stats(self.rate, name)
-        wait = max(1, round(window.reset_time - time.time()))
+        wait = max(1, math.ceil(window.reset_time - time.time()))
         return problem(
             429,
             f"more than {self.rate.amount} requests a minute with the key of {name}",

@@ -1,20 +1,17 @@
-"""One line of log and one id for each request, and the headers that keep browsers careful."""
+"""One line of log for each request, and the headers that keep browsers careful."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
-import uuid
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mmray.serving.problems import problem_of, response
 from mmray.serving.web import headers_of
 
-REQUEST_ID = "x-request-id"
 CLIENT_GONE = 499
 """The status in the log of a request whose client went away, as nginx has it."""
 logger = logging.getLogger("ray.serve")
@@ -28,10 +25,10 @@ _HEADERS = {
 
 
 class RequestLog:
-    """ASGI middleware that names, measures and logs every request, and answers when all else fails.
+    """ASGI middleware that measures and logs every request, and answers when all else fails.
 
-    The id is the client's own `X-Request-ID` where it is a decent one. With the JSON encoding of
-    Serve's logging (`serve_config.yaml`) the fields of a line are JSON.
+    Serve itself gives each request an id, or takes the client's `X-Request-ID`, answers with it,
+    and adds it to the line. With the JSON encoding of `serve_config.yaml` a line is JSON.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -42,9 +39,6 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = Headers(scope=scope).get(REQUEST_ID, "")
-        if not re.fullmatch(r"[\w.:-]{1,64}", request_id, re.ASCII):
-            request_id = uuid.uuid4().hex
         fields: dict[str, Any] = {"status": CLIENT_GONE, "bytes_in": 0, "bytes_out": 0}
 
         async def counted_receive() -> Message:
@@ -56,7 +50,6 @@ class RequestLog:
             if message["type"] == "http.response.start":
                 fields["status"] = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID] = request_id
                 for name, value in {**_HEADERS, **headers_of(scope["path"])}.items():
                     headers.setdefault(name, value)
             fields["bytes_out"] += len(message.get("body", b""))
@@ -75,4 +68,4 @@ class RequestLog:
             fields["key"] = scope.get("state", {}).get("key")
             # Not the query: tags that people look for are theirs.
             what = f"{scope['method']} {scope['path'][:200]!r}"
-            logger.info("%s %d", what, fields["status"], extra={"request_id": request_id, **fields})
+            logger.info("%s %d", what, fields["status"], extra=fields)

@@ -1,16 +1,19 @@
-"""Requests to an ASGI app in the test's own process, and the shape that every error must have."""
+"""A real service of small models, requests to an app without one, and the shape of errors."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from starlette.types import ASGIApp
+
+from tests.serving.models import config_file, free_port, write_models
 
 
 class Client:
@@ -54,3 +57,32 @@ def _assert_problem(response: httpx.Response, status: int) -> str:
 @pytest.fixture
 def assert_problem() -> Callable[[httpx.Response, int], str]:
     return _assert_problem
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, random_teacher: Path) -> Any:
+    """Folders of small models: the arguments `models` and `search` of a service."""
+    return write_models(tmp_path_factory.mktemp("served"), random_teacher)
+
+
+@pytest.fixture(scope="session")
+def service_config(served: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config file of `service`."""
+    return config_file(tmp_path_factory.mktemp("serve"), served, free_port())
+
+
+@pytest.fixture(scope="session")
+def service(ray_cluster: None, service_config: Path) -> Iterator[httpx.Client]:
+    """A client of a service of small models on a real Serve."""
+    from ray import serve
+
+    from mmray.serving.config import read_config
+    from mmray.serving.deploy import deploy, locate
+
+    config = read_config(service_config)
+    locate(config)
+    deploy(config)
+    options = config.http_options
+    with httpx.Client(base_url=f"http://{options.host}:{options.port}", timeout=60) as http:
+        yield http
+    serve.shutdown()

@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
 
 from mmray.serving import problems
 from mmray.serving.limits import RequestLimits
@@ -110,3 +112,45 @@ def test_an_upload_that_does_not_arrive_is_408(assert_problem: Any) -> None:
 
     response = asyncio.run(post(make_app(timeout_s=0.05), "/size", content=chunks()))
     assert_problem(response, 408)
+
+
+def test_an_answer_that_has_begun_and_does_not_end_is_broken_off() -> None:
+    app = make_app(timeout_s=0.05)
+
+    @app.post("/stream")
+    async def stream() -> StreamingResponse:
+        async def parts() -> Any:
+            yield b"begun"
+            await asyncio.sleep(10)
+
+        return StreamingResponse(parts())
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(post(app, "/stream"))
+
+
+def test_a_client_that_goes_away_frees_its_place() -> None:
+    app = make_app(max_requests=1)
+
+    async def scenario() -> None:
+        async with client(app) as http:
+            gone = asyncio.create_task(http.post("/wait"))
+            await asyncio.sleep(0.05)
+            assert (await http.post("/wait")).status_code == 503
+            gone.cancel()
+            await asyncio.wait([gone])
+            app.state.gate.set()
+            assert (await http.post("/wait")).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_a_timeout_of_the_app_itself_is_no_late_answer() -> None:
+    app = make_app()
+
+    @app.post("/own")
+    async def own() -> None:
+        raise TimeoutError("of something else")
+
+    with pytest.raises(TimeoutError, match="something else"):
+        asyncio.run(post(app, "/own"))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 import mmray
 from mmray import UserError
 from mmray.media.sound import SAMPLE_RATE
-from mmray.serving.sound import SoundModel, SoundRequest
+from mmray.serving.batching import Asked
+from mmray.serving.sound import SoundModel, SoundOptions
+from mmray.soundnet.config import SoundNetConfig
+from mmray.soundnet.model import SoundNetModel, save_model
 from mmray.soundnet.predict import SoundPrediction
 
 CLASSES = {"objects": ["dog", "cat", "car", "train"], "scenes": ["beach", "street"]}
@@ -23,6 +28,8 @@ class FakeNet:
 
     layers = ("conv1", "pool1", "conv2", "pool2", "conv3", "objects")
     classes = CLASSES
+    fingerprint = "f1"
+    device = "cpu"
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -60,13 +67,13 @@ def net(monkeypatch: pytest.MonkeyPatch) -> FakeNet:
 
 @pytest.fixture
 def model(net: FakeNet) -> Any:
-    return SoundModel.func_or_class("somewhere")
+    return SoundModel.func_or_class("official:somewhere")
 
 
-def request(first: float, k: int = 2, features: bool = False) -> SoundRequest:
+def request(first: float, k: int = 2, features: bool = False) -> Asked[SoundOptions]:
     wave = np.zeros(4 * SAMPLE_RATE, np.float32)
     wave[0] = first
-    return SoundRequest(wave, k, features)
+    return Asked(wave, SoundOptions(k=k, features=features))
 
 
 def names(top: Sequence[Any]) -> list[str]:
@@ -127,3 +134,45 @@ def test_health_fails_with_the_model(net: FakeNet, model: Any) -> None:
 
 def test_the_model_is_warm_before_the_first_request(net: FakeNet, model: Any) -> None:
     assert net.batches == [1]
+
+
+def test_what_it_says_of_itself(model: Any) -> None:
+    about = model.about()
+    assert (about.kind, about.fingerprint, about.device) == ("soundnet", "f1", "cpu")
+    assert about.details == {"objects": 4, "scenes": 2}
+    assert about.square is None
+
+
+def test_a_real_net_answers(served: Any) -> None:
+    model = SoundModel.func_or_class(served["models"]["sound"], device="cpu")
+    waves = [np.random.default_rng(i).normal(0, 0.1, 3 * SAMPLE_RATE) for i in range(2)]
+    asked = [Asked(w.astype(np.float32), SoundOptions(k=2, features=True)) for w in waves]
+    both = model.predict_batch(asked)
+    for answer, one in zip(both, asked, strict=True):
+        assert answer.duration_s == 3
+        assert len(answer.objects.over_time) == len(answer.times_s) > 0
+        assert {c.name for c in answer.scenes.overall} <= {"beach", "street", "zoo"}
+        (alone,) = model.predict_batch([one])
+        assert alone.features.layer == answer.features.layer
+        np.testing.assert_allclose(alone.features.values, answer.features.values, atol=1e-4)
+    assert both[0].features != both[1].features
+
+
+def test_a_net_without_scenes_answers(tmp_path: Path) -> None:
+    save_model(tmp_path, SoundNetModel(SoundNetConfig("soundnet5", ["dog", "cat"])))
+    model = SoundModel.func_or_class(str(tmp_path), device="cpu")
+    (answer,) = model.predict_batch([request(0)])
+    assert answer.scenes is None
+    assert len(answer.objects.overall) == 2
+
+
+def test_a_sound_that_is_too_short_is_refused(served: Any) -> None:
+    model = SoundModel.func_or_class(served["models"]["sound"], device="cpu")
+    (answer,) = model.predict_batch([Asked(np.zeros(0, np.float32), SoundOptions())])
+    assert isinstance(answer, UserError)
+
+
+@pytest.mark.parametrize("wrong", [{"k": 0}, {"k": 101}, {"feature": True}])
+def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SoundOptions(**wrong)

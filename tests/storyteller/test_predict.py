@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from mmray.pipeline.dataset import Dataset, tensor
 from mmray.storyteller import folder
 from mmray.storyteller.evaluate import evaluate
 from mmray.storyteller.passages import PLAIN
-from mmray.storyteller.predict import CANDIDATES, Storyteller
+from mmray.storyteller.predict import CANDIDATES, DRAFTS, Storyteller
 from tests.captioner.captioners import write_captioner
 from tests.captioner.worlds import write_captioned
 from tests.storyteller.books import BOOKS, write_book
@@ -91,6 +92,35 @@ def test_a_story_does_not_depend_on_the_others(teller: Storyteller) -> None:
     assert alone[0].captions == RED_DOG
     assert -1 <= alone[0].match <= 1
     assert alone[0].log_odds > 0
+
+
+def test_who_watches_sees_each_story_grow_and_changes_none(teller: Storyteller) -> None:
+    captions = [RED_DOG, *[["the blue car"], ["a green tree."]] * 8, []]  # more than one batch
+    seen: dict[int, list[list[str]]] = {}
+
+    def watch(picture: int, drafts: list[str]) -> None:
+        seen.setdefault(picture, []).append(drafts)
+
+    watched = teller.stories_of(captions, "old", 0.8, 2, seed=1, watch=watch)
+    assert watched == teller.stories_of(captions, "old", 0.8, 2, seed=1)
+    assert seen.keys() == set(range(len(captions)))
+    for drafts in seen.values():
+        assert len(drafts) > 1
+        for before, after in itertools.pairwise(drafts):
+            assert len(after) == DRAFTS
+            assert all(b.startswith(a) for a, b in zip(before, after, strict=True))
+        assert drafts[-1] != drafts[0]
+    assert teller.stories_of([], "old", watch=watch) == []
+
+
+def test_a_draft_becomes_a_candidate(teller: Storyteller) -> None:
+    drafts: list[list[str]] = []
+    (stories,) = teller.stories_of(
+        [RED_DOG], "old", n=CANDIDATES, watch=lambda _, shown: drafts.append(shown)
+    )
+    told = [story.story for story in stories]
+    for draft in drafts[-1]:
+        assert any(story.startswith(draft) or draft.startswith(story[:-4]) for story in told)
 
 
 def test_pictures_become_stories(teller: Storyteller) -> None:

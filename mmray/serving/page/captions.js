@@ -66,8 +66,9 @@ function rest() {
 }
 
 function pin(word) {
+  const again = pinned === word;
   stop();
-  pinned = pinned === word ? null : word;
+  pinned = again ? null : word;
   rest();
 }
 

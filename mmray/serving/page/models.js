@@ -71,7 +71,7 @@ function cell(label, ...content) {
 function metricList(metrics) {
   const items = Object.entries(metrics ?? {}).map(([name, value]) =>
     el("li", {}, `${name.replaceAll("_", " ")} `, el("b", {}, String(Number(value.toPrecision(3))))));
-  return el("ul", { className: "metrics" }, ...items);
+  return items.length ? el("ul", { className: "metrics" }, ...items) : NONE;
 }
 
 const milliseconds = (value) => `${value < 10 ? decimal(value, 1) : Math.round(value)}\u202fms`;

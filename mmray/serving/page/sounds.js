@@ -15,6 +15,7 @@ export function startSounds() {
     if (target.files.length) chooseSound(target.files[0]);
     target.value = "";
   });
+  byId("record").addEventListener("click", () => panel.say(""));
   startRecorder(chooseSound, (problem) => panel.fail(problem));
 }
 

@@ -41,13 +41,20 @@ function tell() {
   panel.run(async (context) => {
     const style = document.querySelector("[name=style]:checked").value;
     const query = { style, strength: byId("strength").value, n: 1, seed, stream: true };
-    const response = await postForStream("story", query, picture, context);
-    for await (const [name, data] of events(response)) {
-      show[name]?.(data);
-      if (name === "stories") return;
+    try {
+      await write(await postForStream("story", query, picture, context));
+    } finally {
+      if (!context.signal.aborted) drafts.replaceChildren(); // a newer story may have its own by now
     }
-    throw new Problem("The story broke off. Another one may go better.");
   });
+}
+
+async function write(response) {
+  for await (const [name, data] of events(response)) {
+    show[name]?.(data);
+    if (name === "stories") return;
+  }
+  throw new Problem("The story broke off. Another one may go better.");
 }
 
 const show = {
@@ -58,13 +65,12 @@ const show = {
     drafts.replaceChildren(...texts.map((text) => el("p", {}, text)));
   },
   stories({ stories, captions }) {
-    drafts.replaceChildren();
+    if (!stories.length) throw new Problem("It finds nothing to tell of this picture.");
     story.replaceChildren(...stories.map((one) => el("p", {}, one.story)));
     show.captions({ captions });
     about.append(` \u00b7 keeps to them: ${decimal(stories[0].match, 2)}`);
   },
   problem(problem) {
-    drafts.replaceChildren();
     throw new Problem(problem.detail || problem.title);
   },
 };
