@@ -59,7 +59,7 @@ bench: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
 serve: install
-	$(PY) -m mmray.serving
+	$(PY) -m mmray.serving --available
 
 # Public packages whose files the real-data tests read where they lie. Nothing is installed.
 real-data: install

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     steps.print_summary()
     console.print(
         "\nTo look further:\n"
-        "  make serve                                                the model behind HTTP\n"
+        "  make serve                                                a page to try the models on\n"
         f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out}/mlflow.db    the runs"
     )
     return metrics

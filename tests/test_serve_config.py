@@ -12,8 +12,9 @@ from ray._common.utils import import_attr
 from ray.serve.schema import ServeDeploySchema
 
 from mmray import UserError
-from mmray.serving import sound
 from mmray.serving.app import DEPLOYMENTS, INGRESS, ServeArgs
+from mmray.serving.batching import Batching
+from mmray.serving.clients import CALLS, PER_CALL
 from mmray.serving.config import read_config
 
 FILE = Path(__file__).parent.parent / "serve_config.yaml"
@@ -39,14 +40,26 @@ def test_every_limit_is_set(config: ServeDeploySchema) -> None:
         assert deployment.max_queued_requests > 0, "Serve's default queue has no end"
 
 
-def test_a_full_batch_can_gather_and_the_app_refuses_before_serve_does(
-    config: ServeDeploySchema,
-) -> None:
+def test_the_app_refuses_before_serve_does(config: ServeDeploySchema) -> None:
     (application,) = config.applications
     limits = ServeArgs.model_validate(application.args).limits
     deployments = {d.name: d for d in application.deployments}
-    assert deployments["SoundModel"].max_ongoing_requests >= sound.MAX_BATCH_SIZE
     assert deployments["Api"].max_ongoing_requests > limits.max_requests
+    for model in DEPLOYMENTS.values():
+        settings = deployments[model.name]
+        # One entry's calls fit, and they can bring a whole batch each.
+        assert settings.max_ongoing_requests >= CALLS
+        assert settings.max_queued_requests >= CALLS
+        assert Batching.model_validate(settings.user_config).max_batch_size <= PER_CALL
+
+
+def test_models_batch_scale_and_are_replaced_one_by_one(config: ServeDeploySchema) -> None:
+    (application,) = config.applications
+    for settings in application.deployments:
+        assert settings.max_surge_percent > 0, "the new process starts before the old one goes"
+    for settings in application.deployments[1:]:
+        assert settings.autoscaling_config["max_replicas"] > 1
+        assert settings.autoscaling_config["target_ongoing_requests"] < CALLS
 
 
 def test_it_names_what_the_code_has(config: ServeDeploySchema) -> None:
@@ -56,9 +69,13 @@ def test_it_names_what_the_code_has(config: ServeDeploySchema) -> None:
     assert {d.name for d in application.deployments} == names
 
 
-def test_it_serves_what_the_training_job_writes(config: ServeDeploySchema) -> None:
-    (application,) = config.applications
-    assert application.args["models"]["sound"] == "runs/distill_soundnet/model"
+def test_it_serves_what_the_jobs_write(config: ServeDeploySchema) -> None:
+    args = ServeArgs.model_validate(config.applications[0].args)
+    jobs = {path.split("/")[1] for path in args.models.given().values()}
+    jobs |= {str(path).split("/")[1] for _, path in args.search}
+    for job in jobs:
+        name = "predict" if job == "predict_tags" else job
+        assert (FILE.parent / f"jobs/{name}.py").exists()
 
 
 def change(path: Path, spoil: Callable[[dict[str, Any]], object]) -> Path:

@@ -2,6 +2,7 @@
 
     python -m mmray.serving                        # what serve_config.yaml says
     python -m mmray.serving --config mine.yaml
+    python -m mmray.serving --available            # those of its models that are there already
     python -m mmray.serving --address auto         # on the Ray that runs here
 
 Wrong settings and missing models are told before anything starts, which `serve run` does not
@@ -29,6 +30,8 @@ class Args:
 
     config: str = "serve_config.yaml"
     """Serve config file: models, limits, port."""
+    available: bool = False
+    """Leave out models that are missing, and say so; else a missing one is an error."""
     address: str | None = None
     """Ray cluster to serve on; default $RAY_ADDRESS, else a Ray of this process's own."""
 
@@ -36,14 +39,19 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until the process is told to end."""
     args = cli.parse(Args, argv, __doc__)
-    environment.apply()
+    own_ray = not (args.address or os.environ.get("RAY_ADDRESS"))
+    if own_ray:
+        environment.apply()
     from mmray.serving.config import read_config
-    from mmray.serving.deploy import deploy, locate
+    from mmray.serving.deploy import deploy, leave_out_missing, locate
 
     config = read_config(args.config)
+    if args.available:
+        for left_out in leave_out_missing(config):
+            cli.console.print(f"not served: {left_out}")
     locate(config)
     url = f"http://{config.http_options.host}:{config.http_options.port}"
-    if not (args.address or os.environ.get("RAY_ADDRESS")):
+    if own_ray:
         _check_port(config.http_options.host, config.http_options.port, args.config)
     started = time.monotonic()
     cli.console.print(f"starting {url} ...")
@@ -55,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         deploy(config, stop)
         if not stop.is_set():
             seconds = time.monotonic() - started
-            cli.console.print(f"ready after {seconds:.0f} s: {url}/docs   (Ctrl-C ends it)")
+            cli.console.print(f"ready after {seconds:.0f} s: {url}   (Ctrl-C ends it)")
             stop.wait()
     finally:
         # Replicas finish what they are at. Other applications of a shared cluster stay.

@@ -11,13 +11,35 @@ from ray import serve
 from ray.serve._private.api import serve_start
 from ray.serve.schema import ServeDeploySchema
 
+from mmray import storage
 from mmray.cli import JobFailed, console
+from mmray.errors import UserError
 from mmray.serving.app import DEPLOYMENTS, INGRESS, ServeArgs, located
 from mmray.serving.gate import check_host
 from mmray.training.tracking import tracking_uri
 
 POLL_S = 0.25
 NOTE_S = 30.0  # after this long without an answer people wonder; Serve may wait for a GPU forever
+
+
+def leave_out_missing(config: ServeDeploySchema) -> list[str]:
+    """Take models and files that do not exist out of `config`; tell which.
+
+    Raises:
+        UserError: no model is left.
+    """
+    told = []
+    for application in config.applications:
+        models, search = application.args["models"], application.args.get("search") or {}
+        for part in (models, search):
+            for name, where in part.items():
+                path = str(where or "").removeprefix("official:")
+                if path and not path.startswith("models:/") and not storage.exists(path):
+                    told.append(f"{name} ({path} is missing)")
+                    part[name] = None
+        if not any(models.values()):
+            raise UserError(f"no model to serve: {', '.join(told)}; `make demo` trains some")
+    return told
 
 
 def locate(config: ServeDeploySchema) -> None:

@@ -268,11 +268,11 @@ def test_a_stream_passes_on_what_comes_and_then_the_error() -> None:
         told = [event async for event in client.stream(question)]
         assert told == [("drafts", 0), ("drafts", 1), ("drafts", 2)]
         assert client.requests == 1
-        handle.error, told = ActorDiedError(), []
+        handle.error = ActorDiedError()
+        events = client.stream(question)
+        assert [await anext(events) for _ in range(3)] == told
         with pytest.raises(HTTPException, match="not running"):
-            async for event in client.stream(question):
-                told.append(event)
-        assert len(told) == 3
+            await anext(events)
         assert client.requests == 2
 
     asyncio.run(scenario())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_a_stream_tells_captions_then_drafts_then_the_stories(alone: Any) -> Non
     assert events[-1][1] == expected.model_dump()
     assert events[0][1] == {CAPTIONS: expected.captions}
     drafts = [data[DRAFTS] for _, data in events[1:-1]]
-    for before, after in zip(drafts, drafts[1:], strict=False):
+    for before, after in itertools.pairwise(drafts):
         assert all(b.startswith(a) for a, b in zip(before, after, strict=True))
 
 
