@@ -17,6 +17,7 @@ import pytest
 from ray.serve.context import _get_global_client
 
 import mmray
+from mmray.cli import JobFailed
 from mmray.serving.config import read_config
 from mmray.serving.deploy import deploy, locate
 from mmray.training import tracking
@@ -132,6 +133,22 @@ def test_a_new_version_comes_without_a_failed_request(
     assert model["source"] == "models:/mmray-soundnet/2"
     net = mmray.load(str(tmp_path / "v2"), device="cpu")
     assert model["version"] == net.fingerprint[:12]
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_answering(
+    service: httpx.Client, service_config: Path, tmp_path: Path
+) -> None:
+    before = service.post("/sound", files={"file": wav(1)}).json()
+    config = read_config(service_config)
+    broken = write_soundnet(tmp_path / "broken", 3)
+    config.applications[0].args["models"]["sound"] = broken
+    locate(config)
+    (tmp_path / "broken/model.safetensors").write_bytes(b"damaged")
+    load = Load(service, lambda: service.post("/sound", files={"file": wav(1)}), tries=1)
+    with load.running(), pytest.raises(JobFailed, match="not a whole safetensors file"):
+        deploy(config)
+    assert load.failed == []
+    assert service.post("/sound", files={"file": wav(1)}).json() == before
 
 
 @pytest.fixture(autouse=True)
