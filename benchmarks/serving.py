@@ -26,7 +26,9 @@ from typing import NamedTuple
 
 import aiohttp
 import numpy as np
+import uvicorn
 import yaml
+from fastapi import FastAPI, UploadFile
 from PIL import Image
 from rich.table import Table
 
@@ -95,9 +97,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def serve_plainly(tags: str, sound: str) -> None:
     """The same models without Serve: one process, a thread a request, no batches."""
-    import uvicorn
-    from fastapi import FastAPI, UploadFile
-
     import mmray
     from mmray.media.sound import SAMPLE_RATE, read_sound
 

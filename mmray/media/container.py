@@ -114,15 +114,17 @@ class MediaFile:
         self._open()
 
     def _open(self) -> None:
+        options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
         with media_errors("open", self.path, "is not a video or sound that can be read"):
+            with open(self.path, "rb") as file:
+                if file.read(12)[8:] == b"WAVE":
+                    # FFmpeg looks whether the samples are DTS in disguise: in 64 KB, not in 10 MB.
+                    options["max_probe_packets"] = "16"
             self.container = av.open(
                 # The prefix keeps a name like `pipe:0` or `a:b` from being taken for an address.
                 f"file:{self.path}",
                 metadata_errors="replace",
-                container_options={
-                    "format_whitelist": ",".join(FORMATS),
-                    "protocol_whitelist": "file",
-                },
+                container_options=options,
             )
         self.start = (self.container.start_time or 0) / av.time_base
         self._scales: dict[int, float] = {}

@@ -81,7 +81,8 @@ class Decoder:
 
         def free(done: asyncio.Future[np.ndarray]) -> None:
             self._idle.put_nowait(sandbox)
-            done.exception()  # seen, also when nobody waits for it any more
+            if not done.cancelled():
+                done.exception()  # seen, also when nobody waits for it any more
 
         # When the client goes away the thread still has the sandbox: it is idle when that ends.
         work.add_done_callback(free)

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from mmray.serving.api import Limits, create_api
 from mmray.serving.gate import Access
-from mmray.serving.log import REQUEST_ID
 from mmray.serving.summary import State
 
 MakeClient = Callable[[FastAPI], Any]
@@ -76,10 +75,12 @@ def test_who_may_not_ask_is_refused_before_the_body_is_looked_at(
     assert_problem(http.post("/echo?text=a", content=b"x" * 11), 401)
 
 
-def test_what_is_refused_has_an_id_too(client_of: MakeClient, assert_problem: Any) -> None:
+def test_what_is_refused_has_the_careful_headers_too(
+    client_of: MakeClient, assert_problem: Any
+) -> None:
     response = client_of(app({}, access=Access())).get("/healthz")
     assert_problem(response, 421)
-    assert response.headers[REQUEST_ID]
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 def test_unknown_paths_and_methods_are_problems(client_of: MakeClient, assert_problem: Any) -> None:

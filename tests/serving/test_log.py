@@ -1,10 +1,9 @@
-"""One id and one line of log for each request, careful headers, and an answer when all fails."""
+"""One line of log for each request, careful headers, and an answer when all else fails."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mmray.errors import UserError
 from mmray.serving import problems
-from mmray.serving.log import CLIENT_GONE, REQUEST_ID, RequestLog
+from mmray.serving.log import CLIENT_GONE, RequestLog
 from mmray.serving.web import NOTHING
 
 CAREFUL = {
@@ -79,29 +78,6 @@ def run(app: ASGIApp, path: str = "/x") -> list[dict[str, Any]]:
     return sent
 
 
-@pytest.mark.parametrize("given", ["abc", "A-1_2.3:4", "x" * 64])
-def test_a_decent_id_of_the_client_is_taken(
-    http: Any, logged: list[logging.LogRecord], given: str
-) -> None:
-    response = http.get("/kept", headers={REQUEST_ID: given})
-    assert response.headers.get_list(REQUEST_ID) == [given]
-    assert logged[0].__dict__["request_id"] == given
-
-
-@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\tb", "<script>", "a,b", b"\xe9"])
-def test_any_other_id_is_replaced(
-    http: Any, logged: list[logging.LogRecord], given: str | bytes
-) -> None:
-    response = http.get("/kept", headers={REQUEST_ID: given})
-    uuid.UUID(response.headers[REQUEST_ID])
-    assert logged[0].__dict__["request_id"] == response.headers[REQUEST_ID]
-
-
-def test_requests_without_an_id_get_different_ones(http: Any) -> None:
-    first, second = (http.get("/kept").headers[REQUEST_ID] for _ in range(2))
-    assert uuid.UUID(first) != uuid.UUID(second)
-
-
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -120,7 +96,6 @@ def test_every_answer_has_the_headers_and_a_line(
     assert line.levelno == logging.INFO
     assert line.getMessage() == f"GET '{path}' {status}"
     assert line.__dict__["status"] == status
-    assert line.__dict__["request_id"] == response.headers[REQUEST_ID]
 
 
 def test_what_a_route_says_of_itself_stays(http: Any) -> None:

@@ -172,7 +172,7 @@ def test_a_form_field_of_another_name_is_refused(
     for field, route in (("image", path), ("files", path), ("file", batch(path))):
         detail = assert_problem(service.post(route, b"a", field=field), 422)
         assert f"form field '{field}' is unknown" in detail
-    response = service.post(path, b"a", data={"k": "3", "x" * 500: ""})
+    response = service.post(path, b"a", data={"x" * 500: "3"})
     assert "options into the query" in assert_problem(response, 422)
     assert len(response.text) < 600
     assert not any(client.asked for client in service.models.values())

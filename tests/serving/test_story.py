@@ -15,6 +15,7 @@ import mmray
 from mmray import UserError
 from mmray.serving.batching import Asked, told
 from mmray.serving.story import CAPTIONS, DRAFTS, STORIES, StoryModel, StoryOptions
+from mmray.storyteller.predict import DRAFTS as NUM_DRAFTS
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,7 @@ def test_a_stream_tells_captions_then_drafts_then_the_stories(alone: Any) -> Non
     assert events[-1][1] == expected.model_dump()
     assert events[0][1] == {CAPTIONS: expected.captions}
     drafts = [data[DRAFTS] for _, data in events[1:-1]]
+    assert {len(each) for each in drafts} == {NUM_DRAFTS}
     for before, after in itertools.pairwise(drafts):
         assert all(b.startswith(a) for a, b in zip(before, after, strict=True))
 

@@ -161,6 +161,22 @@ def test_a_client_that_goes_away_leaves_the_decoder_to_others(decoder: Decoder) 
     assert asyncio.run(scenario()) == SAMPLE_RATE
 
 
+def test_a_service_that_ends_meanwhile_ends_without_errors(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload, "decode_sound", hang)
+    errors: list[object] = []
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, error: errors.append(error))
+        gone = asyncio.create_task(decoder.sound(uploaded(wav(1))))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+
+    asyncio.run(scenario())
+    assert errors == []
+
+
 def test_as_many_are_decoded_at_once_as_there_are_workers() -> None:
     decoder = Decoder(max_duration_s=2, num_workers=2)
 
