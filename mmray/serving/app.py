@@ -189,7 +189,8 @@ def ingress_app(args: ServeArgs, keys: Mapping[str, str]) -> FastAPI:
         return {c.name: _state(status.deployments.get(DEPLOYMENTS[c.name].name)) for c in clients}
 
     sources = {name: _source(where) for name, where in args.models.given().items()}
-    routers = [model_routes(client, decoder, limits.max_files) for client in clients]
+    searches = args.search.index is not None
+    routers = [model_routes(client, decoder, limits.max_files, searches) for client in clients]
     routers.append(summary.routes(clients, sources, states))
     return create_api(limits, routers, states, lifespan, args.access, keys)
 

@@ -55,45 +55,55 @@ class ModelClient:
             UserError: the model refuses the input.
         """
         started = time.monotonic()
-        if len(self._waiting) >= MAX_WAITING:
-            raise _later(f"{self.name}: the model is busy; try again later")
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((asked, future))
-        self._send()
         try:
-            answer = await future
+            answer = await self._queued(asked)
         finally:
             self._count(started)
         if isinstance(answer, UserError):
             raise answer
         return answer
 
+    def _queued(self, asked: Asked[Any]) -> asyncio.Future[Any]:
+        if len(self._waiting) >= MAX_WAITING:
+            self._waiting = deque(each for each in self._waiting if not each[1].done())
+        if len(self._waiting) >= MAX_WAITING:
+            raise _later(f"{self.name}: the model is busy; try again later")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((asked, future))
+        self._send()
+        return future
+
     def _send(self) -> None:
         """Send what waits, unless enough calls are under way; what ends sends the next."""
-        while self._waiting and len(self._calls) < CALLS:
-            several = [self._waiting.popleft() for _ in range(min(PER_CALL, len(self._waiting)))]
+        while len(self._calls) < CALLS and (several := list(self._next())):
             call = asyncio.ensure_future(self._call(several))
             self._calls.add(call)
             call.add_done_callback(self._sent)
+
+    def _next(self) -> Iterator[Waiting]:
+        """The requests of one call, without those whose client went away."""
+        count = 0
+        while self._waiting and count < PER_CALL:
+            asked, future = self._waiting.popleft()
+            if not future.done():
+                count += 1
+                yield asked, future
 
     def _sent(self, call: asyncio.Future[None]) -> None:
         self._calls.discard(call)
         self._send()
 
     async def _call(self, several: Sequence[Waiting]) -> None:
-        # Whose client went away needs no answer.
-        several = [(asked, future) for asked, future in several if not future.done()]
-        if not several:
-            return
         try:
             with _http_errors(self.name):
                 answers = await self._handle.predict.remote([asked for asked, _ in several])
+            pairs = list(zip(several, answers, strict=True))
         except BaseException as error:
             for _, future in several:
                 if not future.done():
                     future.set_exception(error)
             return
-        for (_, future), answer in zip(several, answers, strict=True):
+        for (_, future), answer in pairs:
             if not future.done():
                 future.set_result(answer)
 

@@ -109,7 +109,7 @@ class Gate:
         # Without a key, the name in the request keeps out web pages of other hosts that make
         # their own name mean this machine (DNS rebinding).
         hosts = access.hosts or (None if keys else LOOPBACK_NAMES)
-        self.hosts = hosts and {name.lower() for name in hosts}
+        self.hosts = hosts and {name.lower().strip("[]") for name in hosts}
         self.rate = RateLimitItemPerMinute(access.requests_per_minute)
         self.limiter = MovingWindowRateLimiter(MemoryStorage())
 
@@ -124,7 +124,7 @@ class Gate:
             return problem(421, "this service is not known by that name; see args.access.hosts")
         if self._is_foreign(headers, scope["method"]):
             return problem(403, "web pages of other hosts may not call; see args.access.origins")
-        if not self.keys or OPEN.fullmatch(scope["path"]) or scope["method"] == "OPTIONS":
+        if not self.keys or OPEN.fullmatch(scope["path"]):
             return None
         scheme, _, key = headers.get("authorization", "").partition(" ")
         name = self.keys.get(_hash(key.strip())) if scheme.lower() == "bearer" else None

@@ -76,13 +76,16 @@ class Endpoint:
         return told
 
 
-def model_routes(client: ModelClient, decoder: Decoder, max_files: int) -> APIRouter:
+def model_routes(
+    client: ModelClient, decoder: Decoder, max_files: int, searches: bool = True
+) -> APIRouter:
     """The routes of one model.
 
     Args:
         client: the model; its name says which routes.
         decoder: of uploads.
         max_files: most files of a batch.
+        searches: whether a model of tags has pictures to search.
     """
     routes = APIRouter(tags=[client.name])
 
@@ -97,9 +100,10 @@ def model_routes(client: ModelClient, decoder: Decoder, max_files: int) -> APIRo
             one = endpoint(tags.TagOptions, tags.TagResponse, "/tags")
             _add(routes, one, "Name tags of a picture.")
             _add_vocabulary(routes, one)
-            search = endpoint(tags.SearchOptions, tags.SearchResponse, "/search")
-            _add_search(routes, search)
-            _add_batch(routes, search, max_files)
+            if searches:
+                search = endpoint(tags.SearchOptions, tags.SearchResponse, "/search")
+                _add_search(routes, search)
+                _add_batch(routes, search, max_files)
         case "caption":
             one = endpoint(caption.CaptionOptions, caption.CaptionResponse, "/caption")
             _add(routes, one, "Describe a picture in sentences.")
