@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -26,6 +27,8 @@ MAX_BATCH_SIZE = 16
 # While one batch is computed the next gathers by itself. To wait for more would only keep a lone
 # client waiting.
 BATCH_WAIT_S = 0.0
+TRUST_S = 60.0
+"""How long a model that has answered is taken to be well."""
 # Of calls, which bring up to a batch each. Beyond the queue, callers are told to come back later.
 DEPLOYMENT: dict[str, Any] = {
     "max_ongoing_requests": 8,
@@ -115,7 +118,8 @@ class BatchedModel(Generic[Options, Response]):
         self._metrics = {} if where.startswith(OFFICIAL) else validation_of(where)
         self.load(where, device, threads, **options)
         self.probe()  # the first request should not pay for the warm-up
-        self._loaded_s = time.monotonic() - started
+        self._answered = time.monotonic()
+        self._loaded_s = self._answered - started
         self._sizes: deque[int] = deque(maxlen=1000)
 
     def load(self, where: str, device: str, threads: int, **options: Any) -> None:
@@ -153,8 +157,13 @@ class BatchedModel(Generic[Options, Response]):
         self._batched.set_batch_wait_timeout_s(batching.batch_wait_s)  # type: ignore[attr-defined]
 
     async def check_health(self) -> None:
-        """Fail when the model does, so that Serve replaces the process."""
-        await asyncio.to_thread(self.probe)
+        """Fail when the model does, so that Serve replaces the process.
+
+        A model that has just answered is well. Else it has to: a story would take 5% of a core.
+        """
+        if time.monotonic() - self._answered > TRUST_S:
+            await asyncio.to_thread(self.probe)
+            self._answered = time.monotonic()
 
     async def describe(self) -> Description:
         """What to say of this model."""
@@ -185,8 +194,13 @@ class BatchedModel(Generic[Options, Response]):
         """Answer requests in one batch; one that cannot be answered fails alone."""
         self._sizes.append(len(asked))
         found: dict[int, Response | UserError] = {}
-        for group in self._groups(asked):
-            found.update(zip(group, self._tried([asked[i] for i in group]), strict=True))
+        try:
+            for group in self._groups(asked):
+                found.update(zip(group, self._tried([asked[i] for i in group]), strict=True))
+        except BaseException:
+            self._answered = -math.inf  # the next check of its health asks it
+            raise
+        self._answered = time.monotonic()
         return [found[i] for i in range(len(asked))]
 
     def _groups(self, asked: Sequence[Asked[Options]]) -> Iterator[list[int]]:

@@ -44,6 +44,7 @@ class ModelClient:
         self.seconds: deque[float] = deque(maxlen=1000)
         self._handle = handle
         self._described: Description | None = None
+        self._asking = asyncio.Lock()
         self._waiting: deque[Waiting] = deque()
         self._calls: set[asyncio.Future[None]] = set()
 
@@ -127,7 +128,8 @@ class ModelClient:
     async def square(self) -> Square:
         """The form in which the model wants pictures; raises as `ask`."""
         # Another model comes with another process of this deployment too, so once is enough.
-        known = self._described or await self.description()
+        async with self._asking:
+            known = self._described or await self.description()
         assert known.about.square is not None
         return known.about.square
 

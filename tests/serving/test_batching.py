@@ -13,6 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mmray import UserError
+from mmray.serving import batching
 from mmray.serving.batching import (
     BATCH_WAIT_S,
     MAX_BATCH_SIZE,
@@ -130,7 +131,19 @@ def test_a_model_is_loaded_as_told_and_warm_before_the_first_request() -> None:
     assert toy.probes == 1
 
 
-def test_health_fails_with_the_model(toy: Toy) -> None:
+def test_health_fails_with_a_model_that_fails(toy: Toy) -> None:
+    toy.ill = True
+    asyncio.run(toy.check_health())  # it has just answered
+    with pytest.raises(RuntimeError, match="broken"):
+        toy.predict_batch([question(10)])
+    with pytest.raises(RuntimeError, match="not finite"):
+        asyncio.run(toy.check_health())
+
+
+def test_a_model_that_nobody_asks_is_asked_by_the_check_of_its_health(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "TRUST_S", 0.0)
     asyncio.run(toy.check_health())
     toy.ill = True
     with pytest.raises(RuntimeError, match="not finite"):
