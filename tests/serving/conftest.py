@@ -74,8 +74,6 @@ def service_config(served: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def service(ray_cluster: None, service_config: Path) -> Iterator[httpx.Client]:
     """A client of a service of small models on a real Serve."""
-    from ray import serve
-
     from mmray.serving.config import read_config
     from mmray.serving.deploy import deploy, locate
 
@@ -85,4 +83,15 @@ def service(ray_cluster: None, service_config: Path) -> Iterator[httpx.Client]:
     options = config.http_options
     with httpx.Client(base_url=f"http://{options.host}:{options.port}", timeout=60) as http:
         yield http
-    serve.shutdown()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the service with the last test of this folder: others need its CPUs."""
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        import ray
+
+        if ray.is_initialized():
+            from ray import serve
+
+            serve.shutdown()
