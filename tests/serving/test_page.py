@@ -443,9 +443,8 @@ def listen_with_keys(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("device", "scheme"), [("desktop", "light"), ("phone", "dark")])
-def test_screenshots(open_page: OpenPage, device: str, scheme: str) -> None:
-    if not (folder := os.environ.get("MMRAY_SCREENSHOTS")):
-        pytest.skip("MMRAY_SCREENSHOTS names no folder to save screenshots in")
+def test_screenshots(open_page: OpenPage, device: str, scheme: str, tmp_path: Path) -> None:
+    folder = os.environ.get("MMRAY_SCREENSHOTS") or str(tmp_path)
     page = open_page(device, color_scheme=scheme)
 
     def shoot(name: str, **options: Any) -> None:
