@@ -211,7 +211,8 @@ def test_a_submitted_service_answers_until_it_is_stopped(head: Head, tmp_path: P
     config = SoundNetConfig("soundnet5", ["dog", "cat"])
     save_model(tmp_path / "model", SoundNetModel(config))
     settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    settings["applications"][0]["args"]["models"]["sound"] = str(tmp_path / "model")
+    models = {"sound": str(tmp_path / "model")}
+    settings["applications"][0]["args"] |= {"models": models, "search": None}
     settings["http_options"]["port"] = free_port()
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(settings))
     url = f"http://127.0.0.1:{settings['http_options']['port']}/healthz"

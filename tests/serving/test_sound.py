@@ -125,7 +125,10 @@ def test_a_bad_sound_fails_alone(model: Any) -> None:
     assert names(other.objects.over_time[0])[0] == "car"
 
 
-def test_health_fails_with_the_model(net: FakeNet, model: Any) -> None:
+def test_health_fails_with_the_model(
+    net: FakeNet, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmray.serving.batching.TRUST_S", -1.0)
     asyncio.run(model.check_health())
     net.broken = True
     with pytest.raises(RuntimeError, match="not finite"):
