@@ -212,7 +212,7 @@ def test_a_submitted_service_answers_until_it_is_stopped(head: Head, tmp_path: P
     save_model(tmp_path / "model", SoundNetModel(config))
     settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     models = {"sound": str(tmp_path / "model")}
-    settings["applications"][0]["args"] |= {"models": models, "search": None}
+    settings["applications"][0]["args"] |= {"models": models, "search": {}}
     settings["http_options"]["port"] = free_port()
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(settings))
     url = f"http://127.0.0.1:{settings['http_options']['port']}/healthz"

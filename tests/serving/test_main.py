@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     save_model(tmp_path / "model", SoundNetModel(SoundNetConfig("soundnet5", ["dog", "cat"])))
     raw = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    raw["applications"][0]["args"] |= {"models": {"sound": str(tmp_path / "model")}, "search": None}
+    raw["applications"][0]["args"] |= {"models": {"sound": str(tmp_path / "model")}, "search": {}}
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         raw["http_options"]["port"] = s.getsockname()[1]
