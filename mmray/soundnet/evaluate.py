@@ -101,6 +101,31 @@ def evaluate(
     return result
 
 
+def confusion(
+    net: SoundNet, data: Dataset, split: str = "test", batch_size: int = 16
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """How often the student names one class where the teacher names another.
+
+    Returns:
+        For each head that student and teacher share, its classes and the counts of frames, int64
+        [teacher's class, student's class].
+    """
+    orders = {
+        head: (names, order)
+        for head, names in data.classes.items()
+        if head in HEADS and (order := _class_order(net.classes.get(head, []), names)) is not None
+    }
+    found = {h: (names, np.zeros((len(names),) * 2, np.int64)) for h, (names, _) in orders.items()}
+    for batch in _batches(data, split, None, batch_size, [*orders]):
+        student = net.log_probabilities(
+            batch.waves, batch.sample_rate, batch.frame_times, batch.window_s
+        )
+        for head, (_, order) in orders.items():
+            pairs = batch.posteriors[head].argmax(-1), student[head][..., order].argmax(-1)
+            np.add.at(found[head][1], pairs, 1)
+    return found
+
+
 def _agreements(
     net: SoundNet, teachers: dict[str, list[str]], prior: _Prior
 ) -> dict[str, _Agreement]:

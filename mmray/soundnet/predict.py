@@ -100,6 +100,12 @@ class SoundNet:
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()
 
+    def untrained(self, seed: int = 0) -> SoundNet:
+        """The same net with new weights, without touching anyone's random numbers."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return SoundNet(SoundNetModel(self.config), str(self.device))
+
     @property
     def classes(self) -> dict[str, list[str]]:
         """Class names of the heads: `objects`, `scenes`; a head the net lacks is absent."""

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from rich.table import Table
 
 from mmray import storage
@@ -24,7 +23,6 @@ from mmray.cli import console
 from mmray.errors import MediaError, UserError
 from mmray.pipeline.progress import ProgressLine
 from mmray.soundnet.baselines import mfcc_statistics
-from mmray.soundnet.model import SoundNetModel
 from mmray.soundnet.predict import SoundNet
 
 if TYPE_CHECKING:
@@ -63,7 +61,7 @@ def transfer(
     for layer in layers:
         net.config.path(layer)
     usable = _usable(items)
-    untrained = SoundNet(_untrained(net.model, seed), str(net.device))
+    untrained = net.untrained(seed)
     rows: dict[str, list[np.ndarray]] = {}
     kept: list[SoundItem] = []
     for item, wave in _read(usable, net.config.sample_rate):
@@ -101,13 +99,6 @@ def _features(
         outputs = one.many_features([long], rate, layers)[0]
         vectors |= {f"{prefix}{layer}": pooled(x) for layer, x in outputs.items()}
     return vectors
-
-
-def _untrained(model: SoundNetModel, seed: int) -> SoundNetModel:
-    """The same net with new weights, without touching anyone's random numbers."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SoundNetModel(model.config)
 
 
 def _usable(items: Iterable[SoundItem]) -> list[SoundItem]:

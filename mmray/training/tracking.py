@@ -93,7 +93,7 @@ class MlflowTracker:
 
     def _log(self) -> None:
         try:
-            client = _client(self.run.uri)
+            client = client_for(self.run.uri)
         except Exception as e:  # a tracker that cannot be reached must not end the training
             logger.warning("MLflow at %s: metrics are not logged (%s)", self.run.uri, e)
             return
@@ -107,7 +107,7 @@ class MlflowTracker:
                 if batch:
                     client.log_batch(self.run.run_id, metrics=batch)
                 for name, png in pictures.items():
-                    _log_bytes(client, self.run.run_id, png, name, f"pictures/step-{step:06d}")
+                    log_bytes(client, self.run.run_id, png, name, f"pictures/step-{step:06d}")
             except Exception as e:
                 logger.warning("MLflow at %s: step %d is not logged (%s)", self.run.uri, step, e)
 
@@ -132,14 +132,14 @@ def start(out: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str
         UserError: the tracking server cannot be used.
     """
     uri = tracking_uri()
-    with _named_errors(uri):
-        client = _client(uri)
+    with named_errors(uri):
+        client = client_for(uri)
         if storage.exists(note(out)) and (
             found := _go_on(client, uri, storage.read_json(note(out)))
         ):
             return found
         all_tags = {**tags, **_git(), "mmray.out": out, "mlflow.source.name": name}
-        run = client.create_run(_experiment(client), run_name=name, tags=all_tags)
+        run = client.create_run(experiment(client), run_name=name, tags=all_tags)
         for key, value in _flat(params).items():
             client.log_param(run.info.run_id, key, str(value)[:LONGEST_PARAM])
     storage.write_json(note(out), {"tracking_uri": uri, "run_id": run.info.run_id})
@@ -166,12 +166,12 @@ def finish(
     Returns:
         The model's version; the one that it has already when the run was ended there before.
     """
-    with _named_errors(run.uri):
-        client = _client(run.uri)
+    with named_errors(run.uri):
+        client = client_for(run.uri)
         from mlflow.exceptions import MlflowException
 
         for name, png in pictures.items():
-            _log_bytes(client, run.run_id, png, name, "pictures")
+            log_bytes(client, run.run_id, png, name, "pictures")
         with contextlib.suppress(MlflowException):  # it exists
             client.create_registered_model(register_as)
         versions = client.search_model_versions(f"name='{register_as}'")
@@ -193,14 +193,14 @@ def _log_folder(client: MlflowClient, run_id: str, where: str, path: str) -> Non
     for file in storage.walk(where):
         folder, _, name = f"{path}/{file}".rpartition("/")
         with storage.open_file(storage.join(where, file)) as f:
-            _log_bytes(client, run_id, f.read(), name, folder)
+            log_bytes(client, run_id, f.read(), name, folder)
 
 
 def stop(run: TrackedRun, error: BaseException) -> None:
     """Mark a run as failed, or as killed when the user or the system stopped it."""
     status = "FAILED" if isinstance(error, Exception) else "KILLED"
     with contextlib.suppress(Exception):  # the error that ended the run matters more
-        _client(run.uri).set_terminated(run.run_id, status=status)
+        client_for(run.uri).set_terminated(run.run_id, status=status)
 
 
 def download_model(where: str) -> Path:
@@ -223,8 +223,8 @@ def download_model(where: str) -> Path:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         # Looking into it would make it.
         raise UserError(f"{where}: there is no registry at {uri}; set MLFLOW_TRACKING_URI")
-    with _named_errors(f"{where} at {uri}"):
-        client = _client(uri)
+    with named_errors(f"{where} at {uri}"):
+        client = client_for(uri)
         from mlflow.artifacts import download_artifacts
 
         if alias:
@@ -245,7 +245,8 @@ def _go_on(client: MlflowClient, uri: str, found: Mapping[str, str]) -> TrackedR
     return TrackedRun(uri, found["run_id"])
 
 
-def _client(uri: str) -> MlflowClient:
+def client_for(uri: str) -> MlflowClient:
+    """A client of a tracking server and its registry."""
     _quiet()
     if uri.startswith("sqlite:///"):
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +262,8 @@ def _quiet() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-def _experiment(client: MlflowClient) -> str:
+def experiment(client: MlflowClient) -> str:
+    """The id of mmray's experiment, which is made when it is missing."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
@@ -273,7 +275,8 @@ def _experiment(client: MlflowClient) -> str:
 
 
 @contextlib.contextmanager
-def _named_errors(uri: str) -> Iterator[None]:
+def named_errors(uri: str) -> Iterator[None]:
+    """Turn MLflow's errors into a `UserError` that names the server."""
     _quiet()
     from mlflow.exceptions import MlflowException
 
@@ -283,7 +286,8 @@ def _named_errors(uri: str) -> Iterator[None]:
         raise UserError(f"MLflow: {uri}: {e} (see MLFLOW_TRACKING_URI)") from e
 
 
-def _log_bytes(client: MlflowClient, run_id: str, data: bytes, name: str, folder: str) -> None:
+def log_bytes(client: MlflowClient, run_id: str, data: bytes, name: str, folder: str) -> None:
+    """Log a file of a run."""
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="mmray-") as local:

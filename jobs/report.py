@@ -1,0 +1,182 @@
+r"""Write a page that shows what a model has learned: one HTML file that opens anywhere.
+
+    python jobs/report.py soundnet --model runs/distill_soundnet/model --data runs/prepare_videos
+    python jobs/report.py soundnet --model official:sound8.npy --sounds sonicpi
+    python jobs/report.py joint --model runs/train_joint/model --data runs/prepare_images
+    python jobs/report.py captioner --model runs/train_captioner/model --data runs/prepare_images
+    python jobs/report.py storyteller --model runs/train_storyteller/model \
+        --data runs/prepare_images
+    ray job submit --working-dir . -- python jobs/report.py soundnet \
+        --model models:/mmray-soundnet/1 --data s3://bucket/clips --out s3://bucket/reports
+
+Other models of the kind stand beside it with `--also NAME=MODEL`. The page goes to MLflow, too.
+Without data, the toy world's are used, and made when they are missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmray import cli
+from mmray.errors import UserError
+
+
+@dataclass(kw_only=True)
+class ReportArgs(cli.JobArgs):
+    """What all pages are made from."""
+
+    model: str
+    """A model folder, or models:/NAME/VERSION."""
+    data: str | None = None
+    """Dataset to show the model on (default: the toy world's)."""
+    split: Literal["val", "test"] = "test"
+    """Which items of the dataset to show and to measure on."""
+    also: tuple[str, ...] = ()
+    """More models to compare with, NAME=MODEL each."""
+    metrics: str | None = None
+    """What evaluate.py wrote for the model (default: it is measured again)."""
+    items: int = 40
+    """How many units, pictures or stories to show."""
+    out: str = "runs/report"
+    """Folder (or URI) of the pages."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(kw_only=True)
+class SoundnetArgs(ReportArgs):
+    """Filters, what each unit hears, maps of sounds."""
+
+    model: str
+    """A model folder, models:/NAME/VERSION, or official:FILE for the official weights."""
+    sounds: str | None = None
+    """Sounds in place of a dataset: esc50:DIR, sonicpi:DIR, or folder:DIR with a folder a class."""
+    layers: tuple[str, ...] = ()
+    """Layers whose units are shown (default: the last shared one)."""
+    windows: int = 9
+    """How many sounds of each unit."""
+    sample: int = 500
+    """How many sounds to measure the units on, and to put on the map."""
+
+
+@dataclass(kw_only=True)
+class JointArgs(ReportArgs):
+    """Tags, nearest pictures, arithmetic, maps of pictures and tags."""
+
+
+@dataclass(kw_only=True)
+class CaptionerArgs(ReportArgs):
+    """The best, the median and the worst captions, word by word."""
+
+
+@dataclass(kw_only=True)
+class StorytellerArgs(ReportArgs):
+    """Stories by style and strength beside their pictures."""
+
+
+def main(argv: Sequence[str] | None = None) -> str:
+    """Write the page; return where it is."""
+    subcommands: dict[str, tuple[type, Callable[[Any], str]]] = {
+        "soundnet": (SoundnetArgs, report_soundnet),
+    }
+    args = cli.parse_subcommand({k: kind for k, (kind, _) in subcommands.items()}, argv, __doc__)
+    for flag in ("items", "windows", "sample"):
+        if (value := getattr(args, flag, 1)) < 1:
+            raise UserError(f"--{flag} {value}: expected 1 or more")
+    write = next(write for kind, write in subcommands.values() if type(args) is kind)
+    return write(args)
+
+
+def report_soundnet(args: SoundnetArgs) -> str:
+    """The subcommand `soundnet`."""
+    import mmray
+    from mmray.models import load_kind
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.videos import toy_videos
+    from mmray.report.soundnet import Collection, soundnet_page
+    from mmray.soundnet.evaluate import evaluate
+    from mmray.soundnet.survey import SurveyOptions
+    from mmray.soundnet.windows import UNTRAINED
+    from mmray.sources import sounds
+
+    if args.sounds and args.data:
+        raise UserError("--data and --sounds: expected one of them")
+    others = named_models(args.also)
+    items = sounds(args.sounds) if args.sounds else []
+    net = load_kind(args.model, "soundnet", args.device)
+    mmray.init(local_mode=args.local, address=args.address)
+    data = None if args.sounds else Dataset(args.data or toy_videos(seed=args.seed))
+    options = SurveyOptions(
+        layers=args.layers or (net.config.trunk[-1].name,),
+        k=args.windows,
+        sample=args.sample,
+        others=(*others.items(), (UNTRAINED, UNTRAINED)),
+        limit=args.limit,
+    )
+    options.check(net)
+    measured = {}
+    if data is not None:
+        measured = measure(
+            args, others, "soundnet", lambda model: evaluate(model, data, args.split)
+        )
+    html, _, _ = soundnet_page(
+        args.model,
+        net,
+        Collection(data, items, args.split),
+        options,
+        measured,
+        units=args.items,
+        seed=args.seed,
+    )
+    return finish(args, "soundnet", html)
+
+
+def named_models(also: Sequence[str]) -> dict[str, str]:
+    """The models of --also by name.
+
+    Raises:
+        UserError: one is not NAME=MODEL, or a name comes twice.
+    """
+    found: dict[str, str] = {}
+    for text in also:
+        name, _, where = text.partition("=")
+        if not name or not where or name in found:
+            raise UserError(f"--also {text}: expected NAME=MODEL, with another NAME for each")
+        found[name] = where
+    return found
+
+
+def measure(
+    args: ReportArgs, others: dict[str, str], kind: str, evaluate: Callable[[Any], dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """The metrics of all models by name: of files where they were measured before."""
+    from mmray import storage
+    from mmray.models import load_kind
+
+    found = {}
+    for name, where in {"the model": args.model, **others}.items():
+        if name == "the model" and args.metrics:
+            found[name] = storage.read_json(args.metrics)
+        else:
+            cli.console.print(f"measuring: {name}")
+            found[name] = evaluate(load_kind(where, kind, args.device))
+    return found
+
+
+def finish(args: ReportArgs, kind: str, html: str) -> str:
+    """Write a page, log it, say where it is."""
+    from mmray import storage
+    from mmray.report.page import write
+    from mmray.training.runs import log_file
+
+    path = storage.join(args.out, f"{kind}.html")
+    write(html, path)
+    run = log_file(args.model, html.encode(), f"{kind}.html", "report")
+    cli.console.print(f"page: {path} ({len(html.encode()) / 1e6:.1f} MB), MLflow run {run.run_id}")
+    return path
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,52 @@
+"""Vectors laid out on a plane, near ones near each other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def plane(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
+    """t-SNE (van der Maaten and Hinton, JMLR 2008) of vectors, by their angles.
+
+    Args:
+        vectors: [N, d].
+        seed: the same seed gives the same map.
+
+    Returns:
+        float32 [N, 2], in about [-1, 1].
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    count = len(vectors)
+    if count < 3:
+        return np.stack([np.linspace(-1, 1, count), np.zeros(count)], axis=1).astype(np.float32)
+    x = vectors.astype(np.float32)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
+    most = min(50, count, x.shape[1])
+    x = PCA(most, random_state=seed).fit_transform(x)
+    # Random starts differ between machines; the first two components do not.
+    found = TSNE(
+        init="pca", perplexity=min(30.0, (count - 1) / 3), random_state=seed, max_iter=500
+    ).fit_transform(x)
+    found -= found.mean(axis=0)
+    return (found / max(float(np.abs(found).max()), 1e-9)).astype(np.float32)
+
+
+def agreement(a: np.ndarray, b: np.ndarray, k: int = 10) -> float:
+    """Share of the `k` nearest neighbours that two sets of vectors [N, ...] have in common."""
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(k, len(a) - 1)
+    if k < 1:
+        return 0.0
+    sets = []
+    for x in (a, b):
+        unit = x.astype(np.float32)
+        unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
+        sets.append(NearestNeighbors(n_neighbors=k + 1).fit(unit).kneighbors(unit)[1])
+    shared = [
+        len((set(p.tolist()) & set(q.tolist())) - {i})
+        for i, (p, q) in enumerate(zip(*sets, strict=True))
+    ]
+    return float(np.mean(shared)) / k

@@ -1,0 +1,230 @@
+"""Watching a net over a whole collection of sounds: clips of a dataset, or files."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmray.errors import MediaError, UserError
+from mmray.media.frames import read_frames
+from mmray.media.image import thumbnail
+from mmray.media.sandbox import Sandbox
+from mmray.media.sound import read_sound
+from mmray.models import absolute
+from mmray.pipeline import run
+from mmray.pipeline.clips import local_file
+from mmray.pipeline.dataset import Dataset, open_parquet, tensor, waveform
+from mmray.pipeline.job import decode_and_ask
+from mmray.pipeline.stages import Pool, Stage
+from mmray.soundnet.config import HEADS
+from mmray.soundnet.evaluate import TRUTH
+from mmray.soundnet.predict import SoundNet
+from mmray.soundnet.stages import SOUND_SCHEMA, ReadSounds, SplitSounds
+from mmray.soundnet.windows import (
+    FLOAT,
+    MODEL,
+    SHARD,
+    UNTRAINED,
+    ReadClips,
+    ReadItems,
+    Survey,
+    WatchUnits,
+    collect,
+)
+from mmray.sources.items import SoundItem
+
+PART_S = 120.0
+"""Longer files are heard in parts."""
+
+
+@dataclass(frozen=True)
+class SurveyOptions:
+    """What to look for.
+
+    Args:
+        layers: the layers to watch; the last one is also measured on the sample.
+        k: windows of each unit.
+        sample: rows to measure on.
+        others: nets to measure beside the model, by name.
+        limit: use only the first rows.
+    """
+
+    layers: tuple[str, ...]
+    k: int = 9
+    sample: int = 500
+    others: tuple[tuple[str, str], ...] = ((UNTRAINED, UNTRAINED),)
+    limit: int | None = None
+
+    def check(self, net: SoundNet) -> None:
+        """Raise a `UserError` when a layer is none of the net's."""
+        for layer in self.layers:
+            if layer not in net.layers:
+                raise UserError(f"--layers {layer}: the model has {', '.join(net.layers)}")
+
+
+def survey_clips(
+    where: str, net: SoundNet, data: Dataset, options: SurveyOptions, split: str = "test"
+) -> Survey:
+    """The top windows over all clips of a dataset, and activations on clips of one split.
+
+    Args:
+        where: of the net, for the workers: anything that `mmray.load` takes.
+        net: the same, loaded.
+        data: the clips.
+        options: what to look for.
+        split: the split that the sample is of.
+
+    Raises:
+        UserError: the model has no such layer.
+    """
+    options.check(net)
+    sample, shards, left = {}, [], options.limit or data.num_rows
+    wanted = options.sample
+    for shard, path in enumerate(data.shards):
+        if left <= 0:
+            break
+        file = open_parquet(path)
+        shards.append(shard)
+        left -= file.metadata.num_rows
+        if wanted:
+            mine = file.read(columns=["split"])["split"].to_pylist().count(split)
+            sample[shard] = min(wanted, mine)
+            wanted -= sample[shard]
+    watch = _watch(where, options, data.manifest["options"]["audio"], sample, split)
+    pools = decode_and_ask([ReadClips(data.shards)], [watch])
+    return _collected(net, options, shards, pools)
+
+
+def survey_sounds(
+    where: str, net: SoundNet, items: Sequence[SoundItem], options: SurveyOptions
+) -> Survey:
+    """The same over sound files, of which the first ones are the sample."""
+    options.check(net)
+    items = items[: options.limit]
+    rows = [
+        {"id": item.key, "uri": item.uri, "start_s": None, "duration_s": None} for item in items
+    ]
+    read = ReadItems(pa.Table.from_pylist(rows, schema=SOUND_SCHEMA))
+    shards = list(range(-(-len(items) // read.size)))
+    # Long files become several rows, so that the sample may have more rows than files.
+    sample = dict.fromkeys(shards[: -(-options.sample // read.size)], read.size)
+    stages: list[Stage] = [read, SplitSounds(PART_S), ReadSounds(net.config.sample_rate)]
+    pools = decode_and_ask(stages, [_watch(where, options, FLOAT, sample, None)])
+    return _collected(net, options, shards, pools)
+
+
+def _watch(
+    where: str, options: SurveyOptions, encoding: str, sample: dict[int, int], split: str | None
+) -> WatchUnits:
+    others = {
+        name: other if other == UNTRAINED else absolute(other) for name, other in options.others
+    }
+    return WatchUnits(absolute(where), options.layers, options.k, encoding, sample, split, others)
+
+
+def _collected(
+    net: SoundNet, options: SurveyOptions, shards: Sequence[int], pools: Sequence[Pool]
+) -> Survey:
+    units = {layer: net.channels(layer) for layer in options.layers}
+    survey = collect(run.run(shards, pools), units, options.k)
+    frames = len(survey.frames.get(MODEL, ())) // units[options.layers[-1]]
+    for name, values in survey.frames.items():
+        survey.frames[name] = values.reshape(frames, -1)
+    return survey
+
+
+def frame_labels(data: Dataset, split: str, rows: int) -> tuple[list[list[str]], str]:
+    """What each frame of the first clips of a split shows, and who says so.
+
+    Returns:
+        Labels such as `object:dog` and `place:beach`: the truth where the dataset knows it, else
+        the likeliest class of each teacher.
+    """
+    heads = [h for h in data.classes if h in HEADS]
+    kinds = tuple(TRUTH.values())
+    found: list[list[str]] = []
+    guessed: list[list[str]] = []
+    for table in data.batches(["frame_labels", *heads], 256, split, rows):
+        for clip in table["frame_labels"].to_pylist():
+            found += [
+                sorted({x for x in frame if x.startswith(tuple(TRUTH.values()))})
+                for frame in clip or []
+            ]
+        named = [
+            [
+                [f"{TRUTH[h]}{data.classes[h][i]}" for i in clip]
+                for clip in tensor(table[h]).argmax(-1)
+            ]
+            for h in heads
+        ]
+        guessed += [
+            list(labels) for clip in zip(*named, strict=True) for labels in zip(*clip, strict=True)
+        ]
+    if any(found):
+        return found, "the truth"
+    return guessed, "the teachers"
+
+
+class Cuts:
+    """Reads the sounds and frames of rows again, for the few windows that are shown.
+
+    Args:
+        data: the dataset of the rows; None when they are files.
+        sample_rate: of what is read.
+    """
+
+    def __init__(self, data: Dataset | None, sample_rate: int) -> None:
+        self.data = data
+        self.sample_rate = sample_rate
+        self._sandbox = Sandbox(timeout_s=20)
+        self._read = functools.lru_cache(maxsize=64)(self._row)
+
+    def sound(self, key: int, row: dict[str, Any], start_s: float, end_s: float) -> np.ndarray:
+        """The sound of a row from `start_s` to `end_s` after the row's start, float32 [n].
+
+        Raises:
+            MediaError: the file cannot be read any more.
+        """
+        if self.data is not None:
+            wave = self.whole(self._read(key)["audio"])
+            return wave[round(start_s * self.sample_rate) : round(end_s * self.sample_rate)]
+        start = (row["start_s"] or 0.0) + start_s
+        with local_file(row["uri"]) as path:
+            return self._sandbox.call(read_sound, path, start, end_s - start_s, self.sample_rate)
+
+    def whole(self, audio: bytes) -> np.ndarray:
+        """The sound of a dataset's column `audio`, float32 [n]."""
+        assert self.data is not None
+        return waveform(audio, self.data.manifest["options"]["audio"])
+
+    def frame(self, key: int, row: dict[str, Any], time_s: float, size: int = 128) -> bytes | None:
+        """What was to be seen `time_s` after the row's start: a JPEG; None when nothing was.
+
+        The frame itself where the video is still there, else the row's thumbnail.
+        """
+        if self.data is None:
+            return None
+        try:
+            with local_file(row["uri"]) as path:
+                times = [(row["start_s"] or 0.0) + time_s]
+                pixels, _ = self._sandbox.call(read_frames, path, times, size)
+            return thumbnail(pixels[0], size)
+        except (MediaError, OSError):
+            return self._read(key)["thumbnail"]
+
+    def _row(self, key: int) -> dict[str, Any]:
+        """Sound and thumbnail of a row of the dataset."""
+        assert self.data is not None
+        file, row = open_parquet(self.data.shards[key // SHARD]), key % SHARD
+        for group in range(file.metadata.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if row < size:
+                table = file.read_row_group(group, columns=["audio", "thumbnail"])
+                return table.slice(row, 1).to_pylist()[0]
+            row -= size
+        raise AssertionError("the key is of another dataset")

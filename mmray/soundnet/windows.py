@@ -1,0 +1,408 @@
+"""Which sounds drive each unit of a net the most: the top windows over a whole collection.
+
+One pass over the sounds, on all workers. A shard's answer is its own best windows, so neither the
+workers nor the caller ever hold more than units x k windows, however many sounds there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from mmray.pipeline.dataset import open_parquet, tensor, waveform
+from mmray.pipeline.stages import failed
+
+if TYPE_CHECKING:
+    from mmray.soundnet.predict import SoundNet
+
+SHARD = 1 << 32
+"""A row's key is `shard * SHARD + row in the shard`."""
+MODEL = "the model"
+UNTRAINED = "untrained"
+FLOAT = "float32"
+"""Of `audio` as `ReadSounds` decodes it; else as in a clip dataset."""
+_BATCH = 8
+
+
+@dataclass
+class TopWindows:
+    """The `k` windows that drive each of `U` units the most, the best first.
+
+    A source (a video, a file) counts once for each unit. Equal windows go by their keys, so the
+    result does not depend on the order in which shards arrive.
+
+    Args:
+        values: activations, float32 [U, n <= k]; -inf where there are fewer.
+        keys: of the rows, int64 [U, n]; see `SHARD`.
+        times_s: centres of the windows from the start of the row's sound, float32 [U, n].
+        sources: hashes of what the rows come from, int64 [U, n].
+    """
+
+    values: np.ndarray
+    keys: np.ndarray
+    times_s: np.ndarray
+    sources: np.ndarray
+
+    def best(self, k: int) -> TopWindows:
+        """The `k` best of distinct sources."""
+        order = np.lexsort((self.keys, -self.values), axis=-1)
+        values, keys, times, sources = (
+            np.take_along_axis(x, order, 1)
+            for x in (self.values, self.keys, self.times_s, self.sources)
+        )
+        same = sources[:, :, None] == sources[:, None, :]
+        again = (same & np.tri(same.shape[1], k=-1, dtype=bool)).any(-1)
+        # Stable: those of a source seen before go to the end, the others keep their order.
+        order = np.argsort(again, axis=1, kind="stable")[:, :k]
+        values = np.where(again, -np.inf, values)
+        return TopWindows(
+            *(np.take_along_axis(x, order, 1) for x in (values, keys, times, sources))
+        )
+
+    def with_others(self, others: TopWindows, k: int) -> TopWindows:
+        """The `k` best of both."""
+        pairs = (
+            (self.values, others.values),
+            (self.keys, others.keys),
+            (self.times_s, others.times_s),
+            (self.sources, others.sources),
+        )
+        return TopWindows(*(np.concatenate(pair, axis=1) for pair in pairs)).best(k)
+
+    def to_bytes(self) -> bytes:
+        """As one string of bytes."""
+        parts = (self.values, self.keys, self.times_s, self.sources)
+        return b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, units: int) -> TopWindows:
+        """What `to_bytes` made, of so many units."""
+        n = len(data) // (units * 24)
+        ends = np.cumsum([0, 4, 8, 4, 8]) * units * n
+        kinds = (np.float32, np.int64, np.float32, np.int64)
+        return cls(
+            *(
+                np.frombuffer(data[a:b], kind).reshape(units, n)
+                for a, b, kind in zip(ends[:-1], ends[1:], kinds, strict=True)
+            )
+        )
+
+
+@dataclass
+class Survey:
+    """What one pass found.
+
+    Args:
+        top: the top windows by layer.
+        rows: `id, uri, start_s, duration_s` of the rows that they are in, by key.
+        frames: activations of the units of the last layer asked for, in the frames of the sample,
+            by name of the net: float16 [frames, U].
+        means: those of the model over whole rows of the sample, float16 [rows, U].
+        sample: the sampled rows, in the order of `means`.
+        errors: rows that could not be heard.
+    """
+
+    top: dict[str, TopWindows] = field(default_factory=dict)
+    rows: dict[int, dict[str, Any]] = field(default_factory=dict)
+    frames: dict[str, np.ndarray] = field(default_factory=dict)
+    means: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float16))
+    sample: list[dict[str, Any]] = field(default_factory=list)
+    errors: int = 0
+
+
+@dataclass
+class ReadClips:
+    """First stage: the clips of one shard of a dataset, by its number."""
+
+    paths: Sequence[str]
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """The shard's rows, with `shard`."""
+        shard = rows["shard"][0].as_py()
+        columns = ["id", "uri", "start_s", "duration_s", "sample_rate", "audio", "frame_times"]
+        table = open_parquet(self.paths[shard]).read(columns=[*columns, "split"])
+        return table.append_column("shard", pa.array([shard] * table.num_rows, pa.int64()))
+
+
+@dataclass
+class ReadItems:
+    """First stage: so many rows of a list of sound files, by the number of the part."""
+
+    items: pa.Table
+    size: int = 64
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """The part's rows, with `shard`."""
+        shard = rows["shard"][0].as_py()
+        table = self.items.slice(shard * self.size, self.size)
+        return table.append_column("shard", pa.array([shard] * table.num_rows, pa.int64()))
+
+
+@dataclass
+class WatchUnits:
+    """Last stage: the best windows of a shard, and all activations of its sampled rows.
+
+    Args:
+        model: anything that `mmray.load` takes.
+        layers: the layers to watch; the last one is also measured on the sample.
+        k: windows of each unit.
+        encoding: of the column `audio`.
+        sample: how many of a shard's first rows of the split `split` belong to the sample.
+        split: None for all rows.
+        others: nets to measure beside the model on the sample, by name; `UNTRAINED` is made anew.
+        threads: CPU threads; None leaves torch's own number.
+    """
+
+    model: str
+    layers: Sequence[str]
+    k: int
+    encoding: str
+    sample: dict[int, int]
+    split: str | None = None
+    others: dict[str, str] = field(default_factory=dict)
+    threads: int | None = 1
+
+    def setup(self) -> None:
+        """Load the nets."""
+        import torch
+
+        from mmray.models import load_predictor
+
+        if self.threads and not torch.cuda.is_available():
+            torch.set_num_threads(self.threads)
+        self._net = load_predictor(self.model)
+        self._others = {
+            name: self._net.untrained() if where == UNTRAINED else load_predictor(where)
+            for name, where in self.others.items()
+        }
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """One row for each answer: `kind, name, shard, data`, and `rows` as JSON."""
+        shard = rows["shard"][0].as_py()
+        bad = failed(rows)
+        good = [i for i in range(rows.num_rows) if not bad[i]]
+        left = self.sample.get(shard, 0)
+        chosen = [i for i in good if self.split in (None, _value(rows, "split", i))][:left]
+        answers = [("errors", "", sum(bad), b"", {})]
+        if not good:
+            return _table(answers, shard)
+        heard = list(self._heard(rows, good))
+        keys = np.array([shard * SHARD + i for i in good], np.int64)
+        sources = np.array([source(rows["uri"][i].as_py()) for i in good], np.int64)
+        for layer in self.layers:
+            peaks = [_peak(self._net, layer, *maps[layer]) for maps in heard]
+            values, times = (np.stack(x, axis=1) for x in zip(*peaks, strict=True))
+            top = best_of_sources(values, keys, times, sources, self.k)
+            known = {int(key): _row(rows, int(key % SHARD)) for key in np.unique(top.keys)}
+            answers.append(("top", layer, 0, top.to_bytes(), known))
+        if chosen:
+            answers += self._sampled(rows, chosen, [heard[good.index(i)] for i in chosen])
+        return _table(answers, shard)
+
+    def _heard(
+        self, rows: pa.Table, good: Sequence[int]
+    ) -> Iterator[dict[str, tuple[np.ndarray, float]]]:
+        """Each layer's map [U, cells] of each row, with the row's duration."""
+        for start in range(0, len(good), _BATCH):
+            part = good[start : start + _BATCH]
+            waves = [self._wave(rows, i) for i in part]
+            rate = self._rate(rows, part[0])
+            for wave, maps in zip(
+                waves, self._net.many_features(waves, rate, self.layers), strict=True
+            ):
+                yield {layer: (x, len(wave) / rate) for layer, x in maps.items()}
+
+    def _sampled(
+        self,
+        rows: pa.Table,
+        chosen: Sequence[int],
+        heard: Sequence[dict[str, tuple[np.ndarray, float]]],
+    ) -> list[tuple[str, str, int, bytes, dict[int, Any]]]:
+        layer = self.layers[-1]
+        windows = [_windows(rows, i) for i in chosen]
+        maps = [each[layer][0] for each in heard]
+        means = [x.mean(axis=1) for x in maps]
+        known = {shard_key(rows, i): _row(rows, i) for i in chosen}
+        found = [("means", layer, 0, _half(means), known)]
+        found.append(
+            ("frames", MODEL, 0, _half(self._in_frames(self._net, layer, maps, windows)), {})
+        )
+        waves = [self._wave(rows, i) for i in chosen]
+        rate = self._rate(rows, chosen[0])
+        for name, net in self._others.items():
+            same = layer if layer in net.layers else net.config.trunk[-1].name
+            theirs = self._in_frames(net, same, net.features(waves, rate, same), windows)
+            found.append(("frames", name, 0, _half(theirs), {}))
+        return found
+
+    def _in_frames(
+        self,
+        net: SoundNet,
+        layer: str,
+        maps: Sequence[np.ndarray],
+        windows: Sequence[list[tuple[float, float]]],
+    ) -> list[np.ndarray]:
+        """Mean activations in each row's frames, [U] each."""
+        found = []
+        for x, frames in zip(maps, windows, strict=True):
+            times = net.times(layer, x.shape[1])
+            half = (times[1] - times[0]) / 2 if len(times) > 1 else np.inf
+            for low, high in frames:
+                shared = np.minimum(high, times + half) - np.maximum(low, times - half)
+                weights = np.clip(shared, 0, None)
+                if not weights.sum() > 0 or not np.isfinite(weights.sum()):
+                    weights = np.eye(len(times))[np.abs(times - (low + high) / 2).argmin()]
+                found.append(x @ (weights / weights.sum()))
+        return found
+
+    def _wave(self, rows: pa.Table, i: int) -> np.ndarray:
+        value = rows["audio"][i].as_buffer()
+        if self.encoding == FLOAT:
+            return np.frombuffer(value, "<f4")
+        return waveform(value, self.encoding)
+
+    def _rate(self, rows: pa.Table, i: int) -> int:
+        return int(_value(rows, "sample_rate", i) or self._net.config.sample_rate)
+
+
+def best_of_sources(
+    values: np.ndarray, keys: np.ndarray, times_s: np.ndarray, sources: np.ndarray, k: int
+) -> TopWindows:
+    """The `k` best windows of each unit, one a source.
+
+    Args:
+        values: each row's highest activation of each unit, [U, rows].
+        keys: of the rows, ascending, [rows].
+        times_s: where it is, [U, rows].
+        sources: of the rows, [rows].
+        k: windows of each unit.
+    """
+    units = np.arange(len(values))[:, None]
+    first: list[np.ndarray] = []
+    for one in np.unique(sources):
+        mine = np.flatnonzero(sources == one)
+        first.append(mine[values[:, mine].argmax(axis=1)])
+    rows = np.stack(first, axis=1)  # [U, sources]
+    best = values[units, rows]
+    order = np.lexsort((keys[rows], -best), axis=-1)[:, :k]
+    rows = np.take_along_axis(rows, order, 1)
+    return TopWindows(
+        values[units, rows].astype(np.float32),
+        keys[rows],
+        times_s[units, rows].astype(np.float32),
+        sources[rows],
+    )
+
+
+def collect(answers: Iterator[dict[str, Any]], units: dict[str, int], k: int) -> Survey:
+    """Put the shards' answers together as they come.
+
+    Args:
+        answers: rows of `WatchUnits`.
+        units: of each layer.
+        k: windows of each unit.
+    """
+    survey = Survey()
+    rows: dict[str, dict[int, dict[str, Any]]] = {layer: {} for layer in units}
+    sampled: dict[tuple[str, str], dict[int, bytes]] = {}
+    listed: dict[int, list[dict[str, Any]]] = {}
+    for answer in answers:
+        kind, name, shard = answer["kind"], answer["name"], answer["shard"]
+        known = {int(key): row for key, row in json.loads(answer["rows"]).items()}
+        if kind == "errors":
+            survey.errors += answer["count"]
+        elif kind == "top":
+            new = TopWindows.from_bytes(answer["data"], units[name])
+            old = survey.top.get(name)
+            survey.top[name] = new if old is None else old.with_others(new, k)
+            rows[name] |= known
+            kept = set(survey.top[name].keys.ravel().tolist())
+            rows[name] = {key: row for key, row in rows[name].items() if key in kept}
+        else:
+            sampled.setdefault((kind, name), {})[shard] = answer["data"]
+            if kind == "means":
+                listed[shard] = list(known.values())
+    for known in rows.values():
+        survey.rows |= known
+    for (kind, name), parts in sampled.items():
+        joined = np.frombuffer(b"".join(parts[shard] for shard in sorted(parts)), np.float16)
+        if kind == "means":
+            survey.means = joined.reshape(-1, units[name])
+        else:
+            survey.frames[name] = joined
+    survey.sample = [row for shard in sorted(listed) for row in listed[shard]]
+    return survey
+
+
+def source(uri: str) -> int:
+    """A number for a file: the same in every process."""
+    import hashlib
+
+    return int.from_bytes(
+        hashlib.blake2b(uri.encode(), digest_size=8).digest(), "little", signed=True
+    )
+
+
+def shard_key(rows: pa.Table, i: int) -> int:
+    """The key of a row."""
+    return int(rows["shard"][i].as_py()) * SHARD + i
+
+
+def _peak(net: SoundNet, layer: str, x: np.ndarray, duration_s: float) -> tuple[Any, Any]:
+    """Each unit's highest activation [U] in a sound, and when it is, in seconds [U].
+
+    Cells centred outside the sound see more padding than sound and are left out.
+    """
+    times = net.times(layer, x.shape[1])
+    inside = max(1, int(np.searchsorted(times, duration_s, side="right")))
+    cells = x[:, :inside].argmax(axis=1)
+    return x[np.arange(len(x)), cells], times[cells]
+
+
+def _windows(rows: pa.Table, i: int) -> list[tuple[float, float]]:
+    """Start and end of each of a row's frames; of the whole row where it has none."""
+    duration = _value(rows, "duration_s", i)
+    if "frame_times" not in rows.column_names:
+        return [(0.0, duration)]
+    times = tensor(rows["frame_times"].slice(i, 1))[0]
+    half = duration / len(times) / 2
+    return [(float(t) - half, float(t) + half) for t in times]
+
+
+def _row(rows: pa.Table, i: int) -> dict[str, Any]:
+    return {name: _value(rows, name, i) for name in ("id", "uri", "start_s", "duration_s")}
+
+
+def _value(rows: pa.Table, name: str, i: int) -> Any:
+    return rows[name][i].as_py() if name in rows.column_names else None
+
+
+def _half(vectors: Sequence[np.ndarray]) -> bytes:
+    largest = np.finfo(np.float16).max
+    return np.stack(vectors).clip(-largest, largest).astype(np.float16).tobytes()
+
+
+def _table(answers: Sequence[tuple[str, str, int, bytes, dict[int, Any]]], shard: int) -> pa.Table:
+    kinds, names, counts, data, rows = zip(*answers, strict=True)
+    return pa.table(
+        {
+            "kind": pa.array(kinds, pa.string()),
+            "name": pa.array(names, pa.string()),
+            "shard": pa.array([shard] * len(answers), pa.int64()),
+            "count": pa.array(counts, pa.int64()),
+            "data": pa.array(data, pa.binary()),
+            "rows": pa.array([json.dumps(known) for known in rows], pa.string()),
+        }
+    )
