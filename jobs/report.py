@@ -92,12 +92,13 @@ def main(argv: Sequence[str] | None = None) -> str:
 def report_soundnet(args: SoundnetArgs) -> str:
     """The subcommand `soundnet`."""
     import mmray
+    from mmray import storage
     from mmray.models import load_kind
-    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.dataset import Dataset, write_table
     from mmray.pipeline.videos import toy_videos
-    from mmray.report.soundnet import Collection, soundnet_page
+    from mmray.report.soundnet import soundnet_page
     from mmray.soundnet.evaluate import evaluate
-    from mmray.soundnet.survey import SurveyOptions
+    from mmray.soundnet.survey import Collection, SurveyOptions
     from mmray.soundnet.windows import UNTRAINED
     from mmray.sources import sounds
 
@@ -121,7 +122,7 @@ def report_soundnet(args: SoundnetArgs) -> str:
         measured = measure(
             args, others, "soundnet", lambda model: evaluate(model, data, args.split)
         )
-    html, _, _ = soundnet_page(
+    html, windows = soundnet_page(
         args.model,
         net,
         Collection(data, items, args.split),
@@ -130,6 +131,9 @@ def report_soundnet(args: SoundnetArgs) -> str:
         units=args.items,
         seed=args.seed,
     )
+    table = storage.join(args.out, "soundnet-units.parquet")
+    write_table(table, windows)
+    cli.console.print(f"top windows of all units: {table}")
     return finish(args, "soundnet", html)
 
 

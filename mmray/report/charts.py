@@ -68,7 +68,7 @@ def bars(
             y=alt.Y(
                 _field(name),
                 type="nominal",
-                title=None if not name else name,
+                title=name,
                 sort=names,
                 axis=alt.Axis(labelLimit=190),
             ),
@@ -133,7 +133,8 @@ def heat(
 def small(
     title: str, alt_text: str, rows: Sequence[Row], facet: str, x: str, y: str, *, columns: int = 4
 ) -> Chart:
-    """The same small line chart for each value of `facet`."""
+    """The same small line chart for each value of `facet`, in the order of the rows."""
+    names = list(dict.fromkeys(str(row[facet]) for row in rows))
     chart = (
         _chart(rows)
         .mark_line(strokeWidth=1.2)
@@ -148,7 +149,7 @@ def small(
         )
         .properties(width=110, height=70)
         .facet(
-            facet=alt.Facet(_field(facet), type="nominal", title=None, sort=None), columns=columns
+            facet=alt.Facet(_field(facet), type="nominal", title=None, sort=names), columns=columns
         )
     )
     return Chart(title, alt_text, _plain(chart))
@@ -227,7 +228,7 @@ def _tips(rows: Sequence[Row]) -> list[alt.Tooltip]:
             _field(key),
             title=key,
             type="quantitative" if isinstance(value, int | float) else "nominal",
-            **({"format": ".3~f"} if isinstance(value, float) else {}),
+            format=".3~f" if isinstance(value, float) else alt.Undefined,
         )
         for key, value in first.items()
     ]

@@ -33,20 +33,21 @@ def plane(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     return (found / max(float(np.abs(found).max()), 1e-9)).astype(np.float32)
 
 
-def agreement(a: np.ndarray, b: np.ndarray, k: int = 10) -> float:
-    """Share of the `k` nearest neighbours that two sets of vectors [N, ...] have in common."""
+def neighbours(vectors: np.ndarray, k: int = 10) -> np.ndarray:
+    """The `k` (or all other) rows nearest to each by angle, of [N, d]: int64 [N, k]."""
     from sklearn.neighbors import NearestNeighbors
 
-    k = min(k, len(a) - 1)
-    if k < 1:
-        return 0.0
-    sets = []
-    for x in (a, b):
-        unit = x.astype(np.float32)
-        unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
-        sets.append(NearestNeighbors(n_neighbors=k + 1).fit(unit).kneighbors(unit)[1])
-    shared = [
-        len((set(p.tolist()) & set(q.tolist())) - {i})
-        for i, (p, q) in enumerate(zip(*sets, strict=True))
-    ]
-    return float(np.mean(shared)) / k
+    unit = vectors.astype(np.float32)
+    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-9)
+    # Asked without vectors, none is a neighbour of itself.
+    found: np.ndarray = (
+        NearestNeighbors(n_neighbors=min(k, len(unit) - 1))
+        .fit(unit)
+        .kneighbors(return_distance=False)
+    )
+    return found
+
+
+def shared(a: np.ndarray, b: np.ndarray) -> float:
+    """Share of the neighbours that two lists [N, k] have in common."""
+    return float(np.mean([len(set(p) & set(q)) / len(p) for p, q in zip(a, b, strict=True)]))

@@ -150,6 +150,12 @@ def _script() -> Markup:
     return Markup(text)
 
 
+def page_name(where: str) -> str:
+    """What to call a model: the folder of its job, the name in the registry, or of its file."""
+    parts = [part for part in where.replace("\\", "/").split("/") if part]
+    return parts[-2] if len(parts) > 1 and parts[-1] == "model" else parts[-1]
+
+
 def number(value: Any) -> str:
     """A cell as people read it: three digits after the point, none of whole numbers."""
     if value is None:

@@ -28,7 +28,9 @@ def mp3(wave: np.ndarray, sample_rate: int) -> bytes:
     samples = np.clip(np.rint(loud * 32767), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp3") as output:
-        stream = output.add_stream("libmp3lame", rate=sample_rate, layout="mono")
+        # Level 7 takes half the time of the default, and nobody hears it at this rate.
+        options = {"compression_level": "7"}
+        stream = output.add_stream("libmp3lame", sample_rate, options=options, layout="mono")
         stream.bit_rate = BIT_RATE
         frame = AudioFrame.from_ndarray(samples[None], format="s16p", layout="mono")
         frame.sample_rate, frame.pts = sample_rate, 0

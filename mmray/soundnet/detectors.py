@@ -75,7 +75,7 @@ def detectors(activations: np.ndarray, labels: Sequence[Sequence[str]]) -> Detec
     for start in range(0, units, step):
         part = activations[:, start : start + step].astype(np.float32).T
         found[start : start + step] = _average_precision(part, truth)
-    return Detectors(names, found, truth.mean(axis=0), (activations > 0).any(axis=0))
+    return Detectors(names, found, truth.mean(axis=0), np.any(activations > 0, axis=0))
 
 
 def _average_precision(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:

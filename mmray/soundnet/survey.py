@@ -67,6 +67,49 @@ class SurveyOptions:
                 raise UserError(f"--layers {layer}: the model has {', '.join(net.layers)}")
 
 
+@dataclass(frozen=True)
+class Collection:
+    """What a net is watched on.
+
+    Args:
+        data: clips with what a teacher saw; None for files.
+        items: files with sound, where there is no dataset.
+        split: of the dataset, to measure on.
+    """
+
+    data: Dataset | None
+    items: Sequence[SoundItem] = ()
+    split: str = "test"
+
+    @property
+    def sample_rate(self) -> int | None:
+        """Of the dataset's sounds, in Hz; None of files, which are read at any rate."""
+        if self.data is None:
+            return None
+        rates = self.data.read(["sample_rate"], limit=1)["sample_rate"].to_pylist()
+        return int(rates[0]) if rates else None
+
+    def described(self) -> str:
+        """The collection in words."""
+        if self.data is not None:
+            return f"{self.data.uri}, measured on the split {self.split}"
+        return f"{len(self.items):,} files"
+
+    def survey(self, where: str, net: SoundNet, options: SurveyOptions) -> Survey:
+        """Watch a net."""
+        if self.data is not None:
+            return survey_clips(where, net, self.data, options, self.split)
+        return survey_sounds(where, net, self.items, options)
+
+    def labels(self, survey: Survey) -> tuple[list[list[str]], str]:
+        """Labels of the sampled frames, and who says so."""
+        if self.data is not None:
+            return frame_labels(self.data, self.split, len(survey.sample))
+        known = {item.uri: item.label for item in self.items}
+        named = [known.get(row["uri"]) for row in survey.sample]
+        return [[f"class:{name}"] if name else [] for name in named], "the collection's classes"
+
+
 def survey_clips(
     where: str, net: SoundNet, data: Dataset, options: SurveyOptions, split: str = "test"
 ) -> Survey:
@@ -151,23 +194,14 @@ def frame_labels(data: Dataset, split: str, rows: int) -> tuple[list[list[str]],
     guessed: list[list[str]] = []
     for table in data.batches(["frame_labels", *heads], 256, split, rows):
         for clip in table["frame_labels"].to_pylist():
-            found += [
-                sorted({x for x in frame if x.startswith(tuple(TRUTH.values()))})
-                for frame in clip or []
-            ]
+            found += [[label for label in frame if label.startswith(kinds)] for frame in clip or []]
+        # [heads][frames of all clips]
         named = [
-            [
-                [f"{TRUTH[h]}{data.classes[h][i]}" for i in clip]
-                for clip in tensor(table[h]).argmax(-1)
-            ]
+            [f"{TRUTH[h]}{data.classes[h][i]}" for i in tensor(table[h]).argmax(-1).ravel()]
             for h in heads
         ]
-        guessed += [
-            list(labels) for clip in zip(*named, strict=True) for labels in zip(*clip, strict=True)
-        ]
-    if any(found):
-        return found, "the truth"
-    return guessed, "the teachers"
+        guessed += [list(labels) for labels in zip(*named, strict=True)]
+    return (found, "the truth") if any(found) else (guessed, "the teachers")
 
 
 class Cuts:

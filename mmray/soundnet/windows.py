@@ -10,16 +10,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from mmray.pipeline.dataset import open_parquet, tensor, waveform
 from mmray.pipeline.stages import failed
-
-if TYPE_CHECKING:
-    from mmray.soundnet.predict import SoundNet
+from mmray.soundnet.predict import SoundNet, repeat, resample
 
 SHARD = 1 << 32
 """A row's key is `shard * SHARD + row in the shard`."""
@@ -27,7 +25,11 @@ MODEL = "the model"
 UNTRAINED = "untrained"
 FLOAT = "float32"
 """Of `audio` as `ReadSounds` decodes it; else as in a clip dataset."""
-_BATCH = 8
+Answer = tuple[str, str, int, bytes, dict[int, Any]]
+"""Kind, name, count, data, and what is known of the rows in it."""
+SHORTEST_S = 10.0
+"""Shorter sounds are repeated, as the published code does: padding would drive units, too."""
+_BATCH = 4
 
 
 @dataclass
@@ -48,6 +50,12 @@ class TopWindows:
     keys: np.ndarray
     times_s: np.ndarray
     sources: np.ndarray
+
+    def answered(self, unit: int) -> list[int]:
+        """The ranks at which the unit answered at all: a rectified unit is silent at 0."""
+        values = self.values[unit]
+        silent = 0.0 if values[0] >= 0 else -np.inf
+        return np.flatnonzero(values > silent).tolist()
 
     def best(self, k: int) -> TopWindows:
         """The `k` best of distinct sources."""
@@ -189,92 +197,73 @@ class WatchUnits:
         }
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """One row for each answer: `kind, name, shard, data`, and `rows` as JSON."""
+        """One row for each answer: `kind, name, shard, count, data`, and `rows` as JSON."""
         shard = rows["shard"][0].as_py()
         bad = failed(rows)
         good = [i for i in range(rows.num_rows) if not bad[i]]
-        left = self.sample.get(shard, 0)
-        chosen = [i for i in good if self.split in (None, _value(rows, "split", i))][:left]
-        answers = [("errors", "", sum(bad), b"", {})]
+        mine = [i for i in good if self.split in (None, _value(rows, "split", i))]
+        chosen = mine[: self.sample.get(shard, 0)]
+        answers: list[Answer] = [("errors", "", sum(bad), b"", {})]
         if not good:
             return _table(answers, shard)
-        heard = list(self._heard(rows, good))
-        keys = np.array([shard * SHARD + i for i in good], np.int64)
+        peaks: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in self.layers}
+        means, frames = [], []
+        for i, maps, samples in self._heard(rows, good):
+            for layer, x in maps.items():
+                inside = _inside(self._net, layer, x.shape[1], samples)
+                times = self._net.times(layer, x.shape[1])[inside] % _value(rows, "duration_s", i)
+                best = x[:, inside].argmax(axis=1)
+                peaks[layer].append((x[np.arange(len(x)), inside.start + best], times[best]))
+            if i in chosen:  # of the last layer
+                means.append(x[:, inside].mean(axis=1))
+                frames += _in_frames(self._net, layer, x, _windows(rows, i), samples)
         sources = np.array([source(rows["uri"][i].as_py()) for i in good], np.int64)
-        for layer in self.layers:
-            peaks = [_peak(self._net, layer, *maps[layer]) for maps in heard]
-            values, times = (np.stack(x, axis=1) for x in zip(*peaks, strict=True))
+        keys = np.array([shard * SHARD + i for i in good], np.int64)
+        for layer, found in peaks.items():
+            values, times = (np.stack(x, axis=1) for x in zip(*found, strict=True))
             top = best_of_sources(values, keys, times, sources, self.k)
             known = {int(key): _row(rows, int(key % SHARD)) for key in np.unique(top.keys)}
             answers.append(("top", layer, 0, top.to_bytes(), known))
         if chosen:
-            answers += self._sampled(rows, chosen, [heard[good.index(i)] for i in chosen])
+            known = {shard * SHARD + i: _row(rows, i) for i in chosen}
+            answers.append(("means", self.layers[-1], 0, _half(means), known))
+            answers.append(("frames", MODEL, 0, _half(frames), {}))
+            answers += self._of_others(rows, chosen)
         return _table(answers, shard)
 
     def _heard(
         self, rows: pa.Table, good: Sequence[int]
-    ) -> Iterator[dict[str, tuple[np.ndarray, float]]]:
-        """Each layer's map [U, cells] of each row, with the row's duration."""
+    ) -> Iterator[tuple[int, dict[str, np.ndarray], int]]:
+        """Each row with its layers' maps [U, cells], and the samples that they are of."""
         for start in range(0, len(good), _BATCH):
             part = good[start : start + _BATCH]
             waves = [self._wave(rows, i) for i in part]
-            rate = self._rate(rows, part[0])
-            for wave, maps in zip(
-                waves, self._net.many_features(waves, rate, self.layers), strict=True
-            ):
-                yield {layer: (x, len(wave) / rate) for layer, x in maps.items()}
+            found = self._net.many_features(waves, self._net.config.sample_rate, self.layers)
+            yield from zip(part, found, map(len, waves), strict=True)
 
-    def _sampled(
-        self,
-        rows: pa.Table,
-        chosen: Sequence[int],
-        heard: Sequence[dict[str, tuple[np.ndarray, float]]],
-    ) -> list[tuple[str, str, int, bytes, dict[int, Any]]]:
-        layer = self.layers[-1]
-        windows = [_windows(rows, i) for i in chosen]
-        maps = [each[layer][0] for each in heard]
-        means = [x.mean(axis=1) for x in maps]
-        known = {shard_key(rows, i): _row(rows, i) for i in chosen}
-        found = [("means", layer, 0, _half(means), known)]
-        found.append(
-            ("frames", MODEL, 0, _half(self._in_frames(self._net, layer, maps, windows)), {})
-        )
-        waves = [self._wave(rows, i) for i in chosen]
-        rate = self._rate(rows, chosen[0])
+    def _of_others(self, rows: pa.Table, chosen: Sequence[int]) -> list[Answer]:
+        """The activations of the other nets on the sampled rows."""
+        found: list[Answer] = []
         for name, net in self._others.items():
-            same = layer if layer in net.layers else net.config.trunk[-1].name
-            theirs = self._in_frames(net, same, net.features(waves, rate, same), windows)
-            found.append(("frames", name, 0, _half(theirs), {}))
-        return found
-
-    def _in_frames(
-        self,
-        net: SoundNet,
-        layer: str,
-        maps: Sequence[np.ndarray],
-        windows: Sequence[list[tuple[float, float]]],
-    ) -> list[np.ndarray]:
-        """Mean activations in each row's frames, [U] each."""
-        found = []
-        for x, frames in zip(maps, windows, strict=True):
-            times = net.times(layer, x.shape[1])
-            half = (times[1] - times[0]) / 2 if len(times) > 1 else np.inf
-            for low, high in frames:
-                shared = np.minimum(high, times + half) - np.maximum(low, times - half)
-                weights = np.clip(shared, 0, None)
-                if not weights.sum() > 0 or not np.isfinite(weights.sum()):
-                    weights = np.eye(len(times))[np.abs(times - (low + high) / 2).argmin()]
-                found.append(x @ (weights / weights.sum()))
+            layer = self.layers[-1] if self.layers[-1] in net.layers else net.config.trunk[-1].name
+            frames = []
+            for i in chosen:
+                wave = self._wave(rows, i)
+                (x,) = net.features([wave], self._net.config.sample_rate, layer)
+                frames += _in_frames(net, layer, x, _windows(rows, i), len(wave))
+            found.append(("frames", name, 0, _half(frames), {}))
         return found
 
     def _wave(self, rows: pa.Table, i: int) -> np.ndarray:
-        value = rows["audio"][i].as_buffer()
-        if self.encoding == FLOAT:
-            return np.frombuffer(value, "<f4")
-        return waveform(value, self.encoding)
-
-    def _rate(self, rows: pa.Table, i: int) -> int:
-        return int(_value(rows, "sample_rate", i) or self._net.config.sample_rate)
+        """A row's sound at the model's rate, repeated where it is short."""
+        value, rate = rows["audio"][i].as_buffer(), self._net.config.sample_rate
+        wave = (
+            np.frombuffer(value, "<f4")
+            if self.encoding == FLOAT
+            else waveform(value, self.encoding)
+        )
+        wave = resample(wave, int(_value(rows, "sample_rate", i) or rate), rate)
+        return repeat(wave, round(SHORTEST_S * rate))
 
 
 def best_of_sources(
@@ -348,36 +337,48 @@ def collect(answers: Iterator[dict[str, Any]], units: dict[str, int], k: int) ->
 
 def source(uri: str) -> int:
     """A number for a file: the same in every process."""
-    import hashlib
 
     return int.from_bytes(
         hashlib.blake2b(uri.encode(), digest_size=8).digest(), "little", signed=True
     )
 
 
-def shard_key(rows: pa.Table, i: int) -> int:
-    """The key of a row."""
-    return int(rows["shard"][i].as_py()) * SHARD + i
+def _inside(net: SoundNet, layer: str, cells: int, samples: int) -> slice:
+    """The cells that see nothing but sound; all where none does."""
+    g = net.config.geometry(layer)
+    first = -(g.start // g.stride)
+    end = (samples - g.start - g.field) // g.stride + 1
+    return slice(first, end) if first < end else slice(0, cells)
 
 
-def _peak(net: SoundNet, layer: str, x: np.ndarray, duration_s: float) -> tuple[Any, Any]:
-    """Each unit's highest activation [U] in a sound, and when it is, in seconds [U].
-
-    Cells centred outside the sound see more padding than sound and are left out.
-    """
+def _in_frames(
+    net: SoundNet,
+    layer: str,
+    x: np.ndarray,
+    windows: Sequence[tuple[float, float]],
+    samples: int,
+) -> list[np.ndarray]:
+    """Mean activations [U] in each of the windows (seconds), of a map [U, cells]; in all of the
+    sound where there are none."""
+    if not windows:
+        return [x[:, _inside(net, layer, x.shape[1], samples)].mean(axis=1)]
     times = net.times(layer, x.shape[1])
-    inside = max(1, int(np.searchsorted(times, duration_s, side="right")))
-    cells = x[:, :inside].argmax(axis=1)
-    return x[np.arange(len(x)), cells], times[cells]
+    half = net.config.geometry(layer).stride / net.config.sample_rate / 2
+    found = []
+    for low, high in windows:
+        weights = np.clip(np.minimum(high, times + half) - np.maximum(low, times - half), 0, None)
+        if not weights.any():  # a window beyond the last cell takes that
+            weights = np.eye(len(times))[np.abs(times - (low + high) / 2).argmin()]
+        found.append(x @ (weights / weights.sum()).astype(np.float32))
+    return found
 
 
 def _windows(rows: pa.Table, i: int) -> list[tuple[float, float]]:
-    """Start and end of each of a row's frames; of the whole row where it has none."""
-    duration = _value(rows, "duration_s", i)
+    """Start and end of each of a row's frames; none where it has no frames."""
     if "frame_times" not in rows.column_names:
-        return [(0.0, duration)]
+        return []
     times = tensor(rows["frame_times"].slice(i, 1))[0]
-    half = duration / len(times) / 2
+    half = _value(rows, "duration_s", i) / len(times) / 2
     return [(float(t) - half, float(t) + half) for t in times]
 
 
@@ -394,7 +395,7 @@ def _half(vectors: Sequence[np.ndarray]) -> bytes:
     return np.stack(vectors).clip(-largest, largest).astype(np.float16).tobytes()
 
 
-def _table(answers: Sequence[tuple[str, str, int, bytes, dict[int, Any]]], shard: int) -> pa.Table:
+def _table(answers: Sequence[Answer], shard: int) -> pa.Table:
     kinds, names, counts, data, rows = zip(*answers, strict=True)
     return pa.table(
         {
