@@ -175,10 +175,16 @@ def evaluate_storyteller(args: StorytellerArgs) -> dict[str, float]:
     """The subcommand `storyteller`."""
     import mmray
     from mmray import storage
-    from mmray.models import read_config, resolve
+    from mmray.models import resolve
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
-    from mmray.storyteller.evaluate import RECALL_AT, curve, evaluate, story_table
+    from mmray.storyteller.evaluate import (
+        RECALL_AT,
+        curve,
+        evaluate,
+        passages_of_model,
+        story_table,
+    )
     from mmray.storyteller.predict import Storyteller
 
     pictures = min(args.pictures, args.limit or args.pictures)
@@ -191,7 +197,7 @@ def evaluate_storyteller(args: StorytellerArgs) -> dict[str, float]:
     teller = Storyteller.load(
         model, args.device, captioner=args.captioner and resolve(args.captioner)
     )
-    where = args.passages or read_config(model).get("training", {}).get("data", "")
+    where = args.passages or passages_of_model(model)
     found = evaluate(
         teller,
         data,

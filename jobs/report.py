@@ -80,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     """Write the page; return where it is."""
     subcommands: dict[str, tuple[type, Callable[[Any], str]]] = {
         "soundnet": (SoundnetArgs, report_soundnet),
+        "captioner": (CaptionerArgs, report_captioner),
     }
     args = cli.parse_subcommand({k: kind for k, (kind, _) in subcommands.items()}, argv, __doc__)
     for flag in ("items", "windows", "sample"):
@@ -135,6 +136,45 @@ def report_soundnet(args: SoundnetArgs) -> str:
     write_table(table, windows)
     cli.console.print(f"top windows of all units: {table}")
     return finish(args, "soundnet", html)
+
+
+def report_captioner(args: CaptionerArgs) -> str:
+    """The subcommand `captioner`."""
+    import mmray
+    from mmray.captioner.evaluate import evaluate
+    from mmray.models import load_kind
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.images import toy_images
+    from mmray.report.captioner import NAMES, captioner_page
+
+    others = named_models(args.also)
+    if taken := [name for name in others if name in NAMES]:
+        raise UserError(f"--also {taken[0]}=...: the page has that name already; take another")
+    if args.data is None:
+        mmray.init(local_mode=args.local, address=args.address)
+    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    captioner = load_kind(args.model, "captioner", args.device)
+    loaded = {name: load_kind(where, "captioner", args.device) for name, where in others.items()}
+    measured = measure(
+        args,
+        {},
+        "captioner",
+        lambda model: evaluate(
+            model, data, args.split, limit=args.limit, seed=args.seed, report=cli.console.print
+        ),
+    )
+    html = captioner_page(
+        args.model,
+        captioner,
+        data,
+        args.split,
+        measured["the model"],
+        others=loaded,
+        items=args.items,
+        limit=args.limit,
+        report=cli.console.print,
+    )
+    return finish(args, "captioner", html)
 
 
 def named_models(also: Sequence[str]) -> dict[str, str]:

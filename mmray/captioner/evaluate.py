@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from rich.table import Table
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler, normalize
 
 from mmray.captioner import meteor
 from mmray.captioner.cider import Cider
-from mmray.captioner.data import caption_lists, places_of
+from mmray.captioner.data import as_places, caption_lists
 from mmray.captioner.predict import Captioner
 from mmray.captioner.scores import scores
 from mmray.captioner.tokenise import tokenise
@@ -51,21 +52,47 @@ def read_captioned(
     Raises:
         UserError: there are none.
     """
-    names = sorted({"id", "features", column, "captions"})
-    features, places, captions, seen = [], [], [], set()
+    features, places, captions = [], [], []
+    for table, known in captioned_rows(dataset, split, ["features", column], limit):
+        features.append(tensor(table["features"]).astype(np.float32))
+        places.append(as_places(tensor(table[column]).astype(np.float32)))
+        captions += known
+    return Captioned(np.concatenate(features), np.concatenate(places), captions)
+
+
+def captioned_rows(
+    dataset: Dataset, split: str, columns: Sequence[str], limit: int | None = None
+) -> Iterator[tuple[pa.Table, list[list[str]]]]:
+    """The rows of the pictures of a split that have captions, each picture once, streamed.
+
+    Args:
+        dataset: of captioned pictures.
+        split: which of them.
+        columns: that are wanted beside `id` and `captions`.
+        limit: look at the first so many rows only.
+
+    Yields:
+        Rows, and of each its captions that have words, at least one.
+
+    Raises:
+        UserError: there are none; when all has been read.
+    """
+    names = list(dict.fromkeys(["id", "captions", *columns]))
+    seen: set[str] = set()
     for table in dataset.batches(names, 1024, split=split, limit=limit):
-        vectors, seen_places = tensor(table["features"]), tensor(table[column])
-        pairs = zip(table["id"].to_pylist(), table["captions"].to_pylist(), strict=True)
-        for i, (name, texts) in enumerate(pairs):
-            known = [text for text in texts or [] if tokenise(text)]
-            if known and name not in seen:
+        captions = [
+            [text for text in texts or [] if tokenise(text)]
+            for texts in table["captions"].to_pylist()
+        ]
+        new = []
+        for i, name in enumerate(table["id"].to_pylist()):
+            if captions[i] and name not in seen:
                 seen.add(name)
-                features.append(vectors[i].astype(np.float32))
-                places.append({column: seen_places[i]})
-                captions.append(known)
-    if not captions:
+                new.append(i)
+        if new:
+            yield table.take(new), [captions[i] for i in new]
+    if not seen:
         raise UserError(f"{dataset.uri}: no picture of the split {split!r} has a caption")
-    return Captioned(np.stack(features), places_of(places, column), captions)
 
 
 def evaluate(
@@ -207,14 +234,21 @@ def people(captions: Sequence[Sequence[str]]) -> dict[str, float]:
 def variety(texts: Sequence[str], dataset: Dataset) -> dict[str, float]:
     """`words`: different words that are written; `novel`: share of captions not seen in training;
     `untaught`: share of those with a word not seen there; `length`: words of a caption."""
-    known: set[str] = set()
-    for captions in caption_lists(dataset, "train"):
-        known.update(map(tokenise, captions))
-    taught = {word for text in known for word in text.split()}
+    return variety_of(texts, taught(dataset))
+
+
+def taught(dataset: Dataset) -> set[str]:
+    """The tokenised captions of the split train."""
+    return {tokenise(text) for texts in caption_lists(dataset, "train") for text in texts}
+
+
+def variety_of(texts: Sequence[str], known: Set[str]) -> dict[str, float]:
+    """As `variety`, of tokenised captions beside those that are known: see `taught`."""
+    words = {word for text in known for word in text.split()}
     return {
         "words": float(len({word for text in texts for word in text.split()})),
         "novel": float(np.mean([text not in known for text in texts])),
-        "untaught": float(np.mean([not taught.issuperset(text.split()) for text in texts])),
+        "untaught": float(np.mean([not words.issuperset(text.split()) for text in texts])),
         "length": float(np.mean([len(text.split()) for text in texts])),
     }
 

@@ -23,6 +23,7 @@ def lines(
     *,
     points: bool = False,
     log_x: bool = False,
+    log_y: bool = False,
     zero: bool = False,
     wide: bool = False,
 ) -> Chart:
@@ -35,12 +36,60 @@ def lines(
             title=x,
             scale=alt.Scale(type="log") if log_x else alt.Scale(nice=False),
         ),
-        y=alt.Y(_field(y), type="quantitative", title=y, scale=alt.Scale(zero=zero)),
+        y=alt.Y(
+            _field(y),
+            type="quantitative",
+            title=y,
+            scale=alt.Scale(type="log") if log_y else alt.Scale(zero=zero),
+        ),
         order=alt.Order(_field(x), type="quantitative"),
         tooltip=_tips(rows),
         **_colour(by, rows),
     )
     return _done(title, alt_text, chart, wide)
+
+
+def path(
+    title: str,
+    alt_text: str,
+    rows: Sequence[Row],
+    x: str,
+    y: str,
+    by: str,
+    order: str,
+    levels: Sequence[Row] = (),
+    *,
+    wide: bool = False,
+) -> Chart:
+    """For each value of `by` a line through its points by `order`, which is written beside them.
+
+    Args:
+        title: of the chart.
+        alt_text: what is to be seen.
+        rows: `x`, `y`, `by`, `order`, and for tooltips anything.
+        x: title of the axis.
+        y: title of the axis.
+        by: what colours stand for.
+        order: of the points.
+        levels: `y` and `by` of dashed lines across.
+        wide: as wide as the page.
+    """
+    colours = _colour(by, rows)
+    up = alt.Y(_field(y), type="quantitative", title=y, scale=alt.Scale(zero=False))
+    base = _chart(rows).encode(
+        x=alt.X(_field(x), type="quantitative", title=x),
+        y=up,
+        order=alt.Order(_field(order), type="quantitative"),
+        **colours,
+    )
+    layers: list[Any] = [
+        base.mark_line(point={"size": 50}).encode(tooltip=_tips(rows)),
+        base.mark_text(align="left", dx=7, dy=-7, fontSize=11).encode(text=_field(order)),
+    ]
+    if levels:
+        dashed = _chart(levels).mark_rule(strokeDash=[3, 3])
+        layers.append(dashed.encode(y=up, tooltip=_tips(levels), **colours))
+    return _done(title, alt_text, alt.layer(*layers), wide, 340)
 
 
 def bars(
@@ -87,16 +136,25 @@ def histogram(
     by: str = "",
     *,
     step: float | None = None,
+    weight: str = "",
 ) -> Chart:
-    """How often values fall into bins; with `by` a translucent layer for each."""
+    """How often values fall into bins; with `by` a translucent layer for each.
+
+    With `weight` a row counts as much as this column says, which is the axis' title.
+    """
     bins = alt.Bin(step=step) if step else alt.Bin(maxbins=30)
+    how_often = alt.Y("count()", title="count", stack=None)
+    if weight:
+        how_often = alt.Y(
+            _field(weight), aggregate="sum", type="quantitative", title=weight, stack=None
+        )
     chart = (
         _chart(rows)
         .mark_bar(opacity=0.65 if by else 1, binSpacing=0.5)
         .encode(
             x=alt.X(_field(value), type="quantitative", bin=bins, title=value),
-            y=alt.Y("count()", title="count", stack=None),
-            tooltip=["count()"],
+            y=how_often,
+            tooltip=_tips(rows) if weight else ["count()"],
             **_colour(by, rows),
         )
     )

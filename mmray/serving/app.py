@@ -19,7 +19,7 @@ from ray import serve
 
 from mmray import models, storage
 from mmray.errors import UserError
-from mmray.serving import caption, sound, story, summary, tags
+from mmray.serving import caption, reports, sound, story, summary, tags
 from mmray.serving.api import Limits, create_api
 from mmray.serving.clients import ModelClient
 from mmray.serving.gate import Access, check_host, read_keys
@@ -72,6 +72,9 @@ class ServeArgs(BaseModel):
 
     models: Models
     search: Search = Search()
+    reports: str | None = Field(
+        default=None, description="folder that `jobs/report.py` wrote its pages to"
+    )
     limits: Limits = Limits()
     access: Access = Access()
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
@@ -129,10 +132,13 @@ def located(args: ServeArgs) -> ServeArgs:
     found = {name: find_model(name, where) for name, where in args.models.given().items()}
     search = {name: _find("search", where) for name, where in args.search if where}
     keys = args.access.keys and _find("access.keys", args.access.keys)
+    # Its pages may be written later.
+    pages = args.reports and storage.absolute(args.reports)
     return args.model_copy(
         update={
             "models": Models(**found),
             "search": Search(**search),
+            "reports": pages,
             "access": args.access.model_copy(update={"keys": keys}),
         }
     )
@@ -191,7 +197,8 @@ def ingress_app(args: ServeArgs, keys: Mapping[str, str]) -> FastAPI:
     sources = {name: _source(where) for name, where in args.models.given().items()}
     searches = args.search.index is not None
     routers = [model_routes(client, decoder, limits.max_files, searches) for client in clients]
-    routers.append(summary.routes(clients, sources, states))
+    routers.append(summary.routes(clients, sources, states, args.reports))
+    routers.append(reports.routes(args.reports, frozenset(KINDS.values())))
     return create_api(limits, routers, states, lifespan, args.access, keys)
 
 

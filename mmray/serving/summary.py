@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from mmray.serving.clients import ModelClient
 from mmray.serving.problems import openapi_responses
+from mmray.serving.reports import address_of
 
 
 class State(BaseModel):
@@ -38,6 +39,9 @@ class ModelSummary(State):
         description="p50, p95 and p99 of the last 1,000, uploads not counted"
     )
     batch_size: float | None = Field(default=None, description="mean of the last 1,000 batches")
+    report: str | None = Field(
+        default=None, description="path of the page of what it learned", examples=["/reports/joint"]
+    )
 
 
 class Summary(BaseModel):
@@ -50,6 +54,7 @@ def routes(
     clients: Sequence[ModelClient],
     sources: Mapping[str, str],
     states: Callable[[], Awaitable[Mapping[str, State]]],
+    reports: str | None = None,
 ) -> APIRouter:
     """The route.
 
@@ -57,6 +62,7 @@ def routes(
         clients: of the models.
         sources: where each came from.
         states: tells how each is.
+        reports: folder of the pages of what they learned.
     """
     models = APIRouter(tags=["service"])
 
@@ -74,6 +80,7 @@ def routes(
                 "details": known.about.details,
                 "loaded_s": known.loaded_s,
                 "batch_size": known.batch_size,
+                "report": await asyncio.to_thread(address_of, reports, known.about.kind),
             }
         return ModelSummary(
             **state.model_dump(),

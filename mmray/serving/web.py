@@ -16,7 +16,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from mmray.serving import examples
+from mmray.serving import examples, reports
 
 FOLDER = Path(__file__).parent / "page"
 NOTHING = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -88,6 +88,8 @@ def _docs_policy() -> str:
 def headers_of(path: str) -> dict[str, str]:
     """The headers of what lies at a path: what browsers may do with it, and how long keep it."""
     policy = {"/": PAGE, "/docs": _docs_policy()}.get(path, NOTHING)
+    if path.startswith(reports.PATH):
+        policy = reports.POLICY
     # Of files browsers ask whether they changed, and get 304 where not.
     is_file = path in ("/", "/docs") or path.startswith(("/page/", "/docs/"))
     keep = "no-cache" if is_file else "no-store"

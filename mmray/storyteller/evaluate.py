@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mmray.captioner.evaluate import others_captions, read_captioned
 from mmray.errors import UserError
+from mmray.models import read_config
 from mmray.pipeline.dataset import Dataset
 from mmray.storyteller.judge import (
     ContentJudge,
@@ -101,6 +102,15 @@ def evaluate(
     metrics |= _means(metrics, measured)
     more = {"retrieval.r10": metrics["retrieval.r10.0.5"], "judge.accuracy": accuracy}
     return Evaluation({**metrics, **more, "pictures": len(truth)}, examples, judge.name)
+
+
+def passages_of_model(model: str) -> str:
+    """Where the passages are that a storyteller was trained on; "" where its folder does not say.
+
+    Args:
+        model: a model folder.
+    """
+    return str(read_config(model).get("training", {}).get("data", ""))
 
 
 @dataclass

@@ -58,6 +58,7 @@ def test_each_model_tells_what_it_is_and_how_it_does(client_of: Callable[[FastAP
         "requests": 3,
         "latency_ms": {"p50": 1.0, "p95": 2.0, "p99": 3.0},
         "batch_size": 2.5,
+        "report": None,
     }
 
 

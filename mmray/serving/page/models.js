@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { byId, decimal, el } from "./dom.js";
+import { currentKey } from "./key.js";
 import { Panel } from "./panel.js";
 import { feedSections } from "./pictures.js";
 import { fillExamples } from "./search.js";
@@ -53,13 +54,19 @@ function row(model) {
   const state = el("span", { className: "state" }, model.state);
   state.dataset.state = model.state;
   return el("tr", { role: "row" },
-    cell("Model", el("strong", {}, TITLES[model.name] ?? model.name), state,
+    cell("Model", el("strong", {}, TITLES[model.name] ?? model.name), state, ...reportLink(model),
       el("small", {}, [model.kind, model.source, model.version].filter(Boolean).join(" \u00b7 "))),
     cell("Runs on", model.device ? `${model.device} \u00d7 ${model.replicas}` : NONE),
     cell("Requests", String(model.requests)),
     cell("Latency, p50 / p95", latency ? `${milliseconds(latency.p50)} / ${milliseconds(latency.p95)}` : NONE),
     cell("Batch", batch === null ? NONE : decimal(batch, 1)),
     cell("Measured in training", metricList(model.metrics)));
+}
+
+/** Links carry no key: where one is asked for, the page opens from disk only. */
+function reportLink({ report }) {
+  if (!report || currentKey()) return [];
+  return [el("a", { href: report, target: "_blank", rel: "noopener" }, "what it learned")];
 }
 
 function cell(label, ...content) {
