@@ -22,6 +22,9 @@ from typing import Any, Literal
 from mmray import cli
 from mmray.errors import UserError
 
+MEASURED_STORIES = 100
+"""Pictures that stories are measured on."""
+
 
 @dataclass(kw_only=True)
 class ReportArgs(cli.JobArgs):
@@ -75,12 +78,18 @@ class CaptionerArgs(ReportArgs):
 class StorytellerArgs(ReportArgs):
     """Stories by style and strength beside their pictures."""
 
+    captioner: str | None = None
+    """A captioner in place of the one that the model keeps."""
+    items: int = 4
+    """How many pictures to tell stories about; each takes some seconds."""
+
 
 def main(argv: Sequence[str] | None = None) -> str:
     """Write the page; return where it is."""
     subcommands: dict[str, tuple[type, Callable[[Any], str]]] = {
         "soundnet": (SoundnetArgs, report_soundnet),
         "captioner": (CaptionerArgs, report_captioner),
+        "storyteller": (StorytellerArgs, report_storyteller),
     }
     args = cli.parse_subcommand({k: kind for k, (kind, _) in subcommands.items()}, argv, __doc__)
     for flag in ("items", "windows", "sample"):
@@ -177,6 +186,61 @@ def report_captioner(args: CaptionerArgs) -> str:
     return finish(args, "captioner", html)
 
 
+def report_storyteller(args: StorytellerArgs) -> str:
+    """The subcommand `storyteller`."""
+    import mmray
+    from mmray.models import load_kind, resolve
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.images import toy_images
+    from mmray.report.storyteller import MODEL, storyteller_page
+    from mmray.storyteller.evaluate import RECALL_AT, evaluate, passages_of_model
+
+    pictures = min(MEASURED_STORIES, args.limit or MEASURED_STORIES)
+    others = named_models(args.also)
+    if MODEL in others:
+        raise UserError(f"--also {MODEL}=...: the page has that name already; take another")
+    if pictures <= RECALL_AT and (others or not args.metrics):
+        raise UserError(f"--limit {pictures}: expected more than {RECALL_AT} to measure on")
+    if args.data is None:
+        mmray.init(local_mode=args.local, address=args.address)
+    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    options = {"captioner": resolve(args.captioner)} if args.captioner else {}
+    teller = load_kind(args.model, "storyteller", args.device, **options)
+    teller.need_describer()
+
+    def load(where: str) -> tuple[Any, Dataset]:
+        if not (passages := passages_of_model(resolve(where))):
+            raise UserError(
+                f"{where}: does not say which passages it was trained on; measure it with "
+                "`evaluate.py storyteller --passages ...` and give the result as --metrics"
+            )
+        found = teller if where == args.model else load_kind(where, "storyteller", args.device)
+        return found, Dataset(passages, "passages")
+
+    measured = measure(
+        args,
+        others,
+        "storyteller",
+        lambda loaded: (
+            evaluate(
+                loaded[0], data, loaded[1], args.split, pictures, cli.console.print, args.seed
+            ).metrics
+        ),
+        load,
+    )
+    html = storyteller_page(
+        args.model,
+        teller,
+        data,
+        args.split,
+        measured,
+        items=args.items,
+        seed=args.seed,
+        report=cli.console.print,
+    )
+    return finish(args, "storyteller", html)
+
+
 def named_models(also: Sequence[str]) -> dict[str, str]:
     """The models of --also by name.
 
@@ -193,9 +257,21 @@ def named_models(also: Sequence[str]) -> dict[str, str]:
 
 
 def measure(
-    args: ReportArgs, others: dict[str, str], kind: str, evaluate: Callable[[Any], dict[str, float]]
+    args: ReportArgs,
+    others: dict[str, str],
+    kind: str,
+    evaluate: Callable[[Any], dict[str, float]],
+    load: Callable[[str], Any] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """The metrics of all models by name: of files where they were measured before."""
+    """The metrics of all models by name: of files where they were measured before.
+
+    Args:
+        args: of the job.
+        others: models of --also by name.
+        kind: of the models.
+        evaluate: measures what `load` gives.
+        load: the models by where they are; by default they are just loaded.
+    """
     from mmray import storage
     from mmray.models import load_kind
 
@@ -205,7 +281,8 @@ def measure(
             found[name] = storage.read_json(args.metrics)
         else:
             cli.console.print(f"measuring: {name}")
-            found[name] = evaluate(load_kind(where, kind, args.device))
+            loaded = load(where) if load else load_kind(where, kind, args.device)
+            found[name] = evaluate(loaded)
     return found
 
 

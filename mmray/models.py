@@ -36,17 +36,19 @@ def load_predictor(where: str, device: str = "auto", **options: Any) -> Any:
     return predictor.load(where, device=device, **options)
 
 
-def load_kind(where: str, kind: str, device: str = "auto") -> Any:
+def load_kind(where: str, kind: str, device: str = "auto", **options: Any) -> Any:
     """As `load_predictor`, of a model of one kind.
 
     Raises:
         UserError: it is a model of another kind.
     """
-    predictor = load_predictor(where, device=device)
-    found = next(k for k, name in KINDS.items() if name.endswith(f":{type(predictor).__name__}"))
+    found = "soundnet"
+    if not where.startswith("official:"):
+        where = str(resolve(where))
+        found = read_config(where).get("kind", "")
     if found != kind:
         raise UserError(f"{where}: is a model of kind {found!r}, expected {kind!r}")
-    return predictor
+    return load_predictor(where, device=device, **options)
 
 
 def absolute(where: str) -> str:

@@ -36,7 +36,7 @@ SCORES = {
 }
 WRITERS = {
     "": MODEL,
-    "greedy": "the model, greedy",
+    "greedy": "greedy: the model's likeliest word each time",
     "blind": "blind: the captions of other pictures",
     "nearest": "nearest: of the most similar training picture",
     "commonest": "commonest: the same for all",

@@ -67,7 +67,7 @@ def cider_chart(written: Written) -> Chart:
         )
     return charts.histogram(
         "CIDEr of single pictures",
-        f"Of {len(written.ids):,} pictures. {'; '.join(told)}.",
+        f"Of {len(written.ids):,} pictures; {'; '.join(told)}.",
         rows,
         "CIDEr",
         "of",
@@ -91,7 +91,6 @@ def use_chart(captions: dict[str, list[list[str]]]) -> Chart | None:
             "more often than people (uses in 100 captions)": apart[word],
             "model": ours[word],
             "people": theirs[word],
-            "": "more often" if apart[word] > 0 else "less often",
         }
         for word in (*much, *little)
     ]
@@ -106,6 +105,7 @@ def use_chart(captions: dict[str, list[list[str]]]) -> Chart | None:
         rows,
         "word",
         "more often than people (uses in 100 captions)",
+        wide=True,
     )
 
 

@@ -84,7 +84,9 @@ def path(
     )
     layers: list[Any] = [
         base.mark_line(point={"size": 50}).encode(tooltip=_tips(rows)),
-        base.mark_text(align="left", dx=7, dy=-7, fontSize=11).encode(text=_field(order)),
+        base.mark_text(align="left", dx=7, dy=-7, fontSize=11).encode(
+            text=alt.Text(_field(order), type="quantitative", format="~g")
+        ),
     ]
     if levels:
         dashed = _chart(levels).mark_rule(strokeDash=[3, 3])

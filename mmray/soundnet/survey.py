@@ -139,7 +139,9 @@ def survey_clips(
             sample[shard] = min(wanted, mine)
             wanted -= sample[shard]
     watch = _watch(where, options, data.manifest["options"]["audio"], sample, split)
-    pools = decode_and_ask([ReadClips(data.shards)], [watch])
+    # Reading is quick, so without GPUs nets get all CPUs.
+    cpus, gpus = run.cluster_resources()
+    pools = decode_and_ask([ReadClips(data.shards)], [watch], decoders=1, nets=gpus or cpus)
     return _collected(net, options, shards, pools)
 
 

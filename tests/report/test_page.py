@@ -51,7 +51,14 @@ def test_a_page_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (0.12345, "0.123"), (1234, "1,234"), (2500.0, "2,500"), (1.0, "1.000"), ("a", "a")],
+    [
+        (None, "–"),
+        (0.12345, "0.123"),
+        (1234, "1,234"),
+        (2500.0, "2,500"),
+        (1.0, "1.000"),
+        ("a", "a"),
+    ],
 )
 def test_numbers_are_readable(value: object, text: str) -> None:
     assert page.number(value) == text
@@ -110,7 +117,16 @@ def test_hostile_names_stay_text() -> None:
 
 
 def empty_soundnet() -> dict:
-    lists = "figures curves detector_charts unit_tables maps agreement confusion filters".split()
+    lists = [
+        "figures",
+        "curves",
+        "detector_charts",
+        "unit_tables",
+        "maps",
+        "agreement",
+        "confusion",
+        "filters",
+    ]
     return {
         "title": "t",
         "kind": "k",
