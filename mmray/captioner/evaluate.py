@@ -61,7 +61,11 @@ def read_captioned(
 
 
 def captioned_rows(
-    dataset: Dataset, split: str, columns: Sequence[str], limit: int | None = None
+    dataset: Dataset,
+    split: str,
+    columns: Sequence[str],
+    limit: int | None = None,
+    batch_size: int = 1024,
 ) -> Iterator[tuple[pa.Table, list[list[str]]]]:
     """The rows of the pictures of a split that have captions, each picture once, streamed.
 
@@ -70,6 +74,7 @@ def captioned_rows(
         split: which of them.
         columns: that are wanted beside `id` and `captions`.
         limit: look at the first so many rows only.
+        batch_size: rows that are read at once.
 
     Yields:
         Rows, and of each its captions that have words, at least one.
@@ -79,7 +84,7 @@ def captioned_rows(
     """
     names = list(dict.fromkeys(["id", "captions", *columns]))
     seen: set[str] = set()
-    for table in dataset.batches(names, 1024, split=split, limit=limit):
+    for table in dataset.batches(names, batch_size, split=split, limit=limit):
         captions = [
             [text for text in texts or [] if tokenise(text)]
             for texts in table["captions"].to_pylist()

@@ -48,28 +48,28 @@ def swap_metrics(
         `arithmetic.held_out` (success among held-out pictures alone, for queries with a right one
         there) and `arithmetic.queries`, their number. Nothing where labels have no kinds.
     """
-    labels = _Labels([*asked.labels, *others.labels])
-    queries = list(_queries(tagger, asked, labels))
-    if not queries:
+    labels = Labels([*asked.labels, *others.labels])
+    asking = list(queries(tagger, asked, labels))
+    if not asking:
         return {}
-    if len(queries) > MOST_QUERIES:
-        chosen = np.random.default_rng(seed).choice(len(queries), MOST_QUERIES, replace=False)
-        queries = [queries[i] for i in chosen]
+    if len(asking) > MOST_QUERIES:
+        chosen = np.random.default_rng(seed).choice(len(asking), MOST_QUERIES, replace=False)
+        asking = [asking[i] for i in chosen]
     features = np.concatenate([asked.features, others.features])
     vectors = tagger.scorer.picture_vectors(features)
     hits: dict[str, list[float]] = {}
-    for query in queries:
+    for query in asking:
         targets = labels.right(query)
         for name, hit in _tried(tagger, query, vectors, targets, len(asked)).items():
             hits.setdefault(name, []).append(hit)
     found = {f"arithmetic.{name}": float(np.mean(values)) for name, values in hits.items()}
-    return {**found, "arithmetic.queries": float(len(queries))}
+    return {**found, "arithmetic.queries": float(len(asking))}
 
 
 def _tried(
     tagger: Tagger, query: Query, vectors: np.ndarray, targets: np.ndarray, held_out: int
 ) -> dict[str, float]:
-    own, plus, minus = vectors[query.row][None], [_word(query.new)], [_word(query.old)]
+    own, plus, minus = vectors[query.row][None], [query.plus], [query.minus]
     ways = {
         "success10": tagger.combine(own, plus, minus),
         "picture_only": tagger.combine(own, [], []),
@@ -77,13 +77,28 @@ def _tried(
     }
     found = {"chance": 1 - (1 - targets.mean()) ** NEAREST}
     for name, vector in ways.items():
-        near = vectors @ vector
-        near[query.row] = -np.inf
-        found[name] = float(targets[np.argsort(-near)[:NEAREST]].any())
+        found[name] = float(targets[nearest(vectors, vector, query.row)].any())
         if name == "success10" and targets[:held_out].any():
-            nearest = np.argsort(-near[:held_out])[:NEAREST]
-            found["held_out"] = float(targets[nearest].any())
+            near = nearest(vectors[:held_out], vector, query.row)
+            found["held_out"] = float(targets[near].any())
     return found
+
+
+def nearest(vectors: np.ndarray, query: np.ndarray, row: int, k: int = NEAREST) -> np.ndarray:
+    """The pictures that a query finds, the nearest first.
+
+    Args:
+        vectors: of the pictures, unit vectors [N, d].
+        query: as `Tagger.combine` makes it, [d].
+        row: of the picture that it starts from, which is not found.
+        k: how many to find.
+
+    Returns:
+        Their rows, int64 [k]; all others where there are no more.
+    """
+    near = vectors @ query
+    near[row] = -np.inf
+    return np.argsort(-near, kind="stable")[: min(k, len(near) - 1)]
 
 
 @dataclass(frozen=True)
@@ -95,18 +110,32 @@ class Query:
     new: str
     kept: tuple[str, ...]
 
+    @property
+    def minus(self) -> str:
+        """The tag to take away."""
+        return word(self.old)
 
-class _Labels:
-    """Which pictures have which labels, of the kinds that every picture has one value of."""
+    @property
+    def plus(self) -> str:
+        """The tag to add."""
+        return word(self.new)
+
+
+class Labels:
+    """Which pictures have which labels, of the kinds that every picture has one value of.
+
+    Args:
+        rows: the labels of each picture, of the form `kind:value`.
+    """
 
     def __init__(self, rows: list[list[str]]) -> None:
         several = {
             kind
             for found in rows
-            for kind, count in Counter(map(_kind, found)).items()
+            for kind, count in Counter(map(kind, found)).items()
             if count > 1 or not kind
         }
-        names = {label for found in rows for label in found if _kind(label) not in several}
+        names = {label for found in rows for label in found if kind(label) not in several}
         numbers: dict[str, list[int]] = {label: [] for label in sorted(names)}
         for row, found in enumerate(rows):
             for label in found:
@@ -122,26 +151,35 @@ class _Labels:
         return wanted & ~self.has[query.old]
 
 
-def _queries(tagger: Tagger, asked: Pictures, labels: _Labels) -> Iterator[Query]:
+def queries(tagger: Tagger, asked: Pictures, labels: Labels) -> Iterator[Query]:
+    """All swaps that `swap_metrics` may ask for.
+
+    Args:
+        tagger: the model.
+        asked: pictures to start from.
+        labels: of all pictures that are searched, those of `asked` first.
+    """
     known = tagger.vocabulary.numbers
-    usable = [label for label in labels.has if _word(label) in known]
+    usable = [label for label in labels.has if word(label) in known]
     for row, found in enumerate(asked.labels):
         mine = [label for label in found if label in usable]
-        told = [label for label in mine if asked.tags[row, known[_word(label)]]]
+        told = [label for label in mine if asked.tags[row, known[word(label)]]]
         for old in told:
             kept = tuple(label for label in told if label != old)
             for new in usable:
-                if _kind(new) == _kind(old) and new not in mine and kept:
+                if kind(new) == kind(old) and new not in mine and kept:
                     query = Query(row, old, new, kept)
                     if labels.right(query).any():
                         yield query
 
 
-def _kind(label: str) -> str:
+def kind(label: str) -> str:
+    """What a label tells of: `colour` of `colour:red`; empty where it does not say."""
     return label.rpartition(":")[0]
 
 
-def _word(label: str) -> str:
+def word(label: str) -> str:
+    """What a label says: `red` of `colour:red`."""
     return label.rpartition(":")[2]
 
 

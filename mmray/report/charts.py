@@ -120,7 +120,7 @@ def bars(
                 _field(name),
                 type="nominal",
                 title=name,
-                sort=names,
+                sort=_order(names),
                 axis=alt.Axis(labelLimit=190),
             ),
             tooltip=_tips(rows),
@@ -179,8 +179,10 @@ def heat(
         _chart(rows)
         .mark_rect()
         .encode(
-            x=alt.X(_field(x), type="nominal", sort=xs, title=x, axis=alt.Axis(labelAngle=-45)),
-            y=alt.Y(_field(y), type="nominal", sort=ys, title=y),
+            x=alt.X(
+                _field(x), type="nominal", sort=_order(xs), title=x, axis=alt.Axis(labelAngle=-45)
+            ),
+            y=alt.Y(_field(y), type="nominal", sort=_order(ys), title=y),
             color=alt.Color(
                 _field(value), type="quantitative", title=value, scale=alt.Scale(scheme="viridis")
             ),
@@ -278,7 +280,13 @@ def _colour(by: str, rows: Sequence[Row]) -> dict[str, Any]:
     if not by:
         return {}
     names = list(dict.fromkeys(str(row[by]) for row in rows))
-    return {"color": alt.Color(_field(by), type="nominal", sort=names, title=by or None)}
+    return {"color": alt.Color(_field(by), type="nominal", sort=_order(names), title=by or None)}
+
+
+def _order(names: list[str]) -> list[str] | None:
+    """How to sort names that come in the order of the rows; None is that order, too."""
+    # Vega 6 takes the name "if" in a list for one of its functions, and draws nothing.
+    return None if "if" in names else names
 
 
 def _tips(rows: Sequence[Row]) -> list[alt.Tooltip]:

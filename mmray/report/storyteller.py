@@ -28,7 +28,7 @@ def storyteller_page(
     split: str,
     measured: Mapping[str, Metrics],
     *,
-    items: int = 4,
+    items: int = 3,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> str:
@@ -73,8 +73,8 @@ def storyteller_page(
 def _figures(metrics: Metrics) -> list[tuple[str, str]]:
     wanted = {
         "style.1": "of the stories at strength 1 are taken for the style",
-        "retrieval.r10": "of those at 0.5 are most like their own picture and nine others",
-        "copied8": "of eight words in a row are the book's",
+        "retrieval.r10": "of those at 0.5 have their picture among the ten that they are most like",
+        "copied8": "of runs of eight words are copied from the book",
     }
     found = [(f"{metrics[name]:.0%}", text) for name, text in wanted.items() if name in metrics]
     return [(f"{len(styles_of(metrics))}", "styles that were measured"), *found]

@@ -15,9 +15,9 @@ Metrics = Mapping[str, float]
 IN_STYLE, ABOUT = "share taken for the style", "cosine with what people wrote"
 NAMES = {
     "words": "words a story",
-    "copied8": "share of eight words in a row that the book has too",
-    "distinct3": "different runs of three words, share of all",
-    "loops4": "share of runs of four words that the story had before",
+    "copied8": "copied8: share of eight words in a row that the book has too",
+    "distinct3": "distinct3: different runs of three words, share of all",
+    "loops4": "loops4: share of runs of four words that the story had before",
     "empty": "share of empty stories",
     "cut": "share of stories that were cut",
     "shuffled.content": "content, if stories (at 0.5) are given to other pictures",
@@ -141,9 +141,14 @@ def by_strength(measured: Mapping[str, Metrics]) -> list[Chart]:
 
 def tables(measured: Mapping[str, Metrics]) -> list[Grid]:
     """All numbers: by strength, and those of stories at full strength with the controls."""
-    keys = ("style", "content", "retrieval.r10", "perplexity")
+    keys = ("style", "content", "retrieval.r10")
     rows = [
-        [name, f"{s:g}", *(numbers.get(f"{key}.{s:g}") for key in keys)]
+        [
+            name,
+            f"{s:g}",
+            *(numbers.get(f"{key}.{s:g}") for key in keys),
+            _whole(numbers.get(f"perplexity.{s:g}", math.inf)),
+        ]
         for name, numbers in _series(measured)
         for s in STRENGTHS
     ]
@@ -152,3 +157,7 @@ def tables(measured: Mapping[str, Metrics]) -> list[Grid]:
         Grid("By strength", columns, rows),
         metric_grid("At strength 1, and controls", dict(_series(measured)), NAMES),
     ]
+
+
+def _whole(value: float) -> int | None:
+    return round(value) if math.isfinite(value) else None

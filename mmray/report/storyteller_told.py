@@ -21,6 +21,8 @@ STRENGTHS = (0.0, 0.5, 1.0)
 COUNTED = 12
 """Stories of a picture whose words are counted. That many are drawn anyway; the best is shown."""
 MOST_WORDS = 15
+READ = 64
+"""Rows that are read at once; a few pictures are wanted of perhaps many."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def tell(
     thumbnails: list[bytes | None] = []
     references: list[list[str]] = []
     seen: list[np.ndarray] = []
-    for table, known in captioned_rows(dataset, split, [describer.column, "thumbnail"]):
+    columns = [describer.column, "thumbnail"]
+    for table, known in captioned_rows(dataset, split, columns, batch_size=READ):
         part = table.slice(0, items - len(ids))
         ids += part["id"].to_pylist()
         thumbnails += part["thumbnail"].to_pylist()
@@ -147,6 +150,6 @@ def word_charts(told: Told) -> list[Chart]:
             f"Of {len(texts)} stories at strength {max(by):g}, and of the {len(captions)} captions "
             f"that they are about: {listed}."
         )
-        title = f"Words that stories in the style {style} have and captions lack"
+        title = f"Typical of {style}"
         found.append(charts.bars(title, text, rows, "word", "share that has it", "of"))
     return found

@@ -52,6 +52,7 @@
     for (const data of Object.values(spec.datasets ?? {})) filled({ values: data });
     if (spec.data) filled(spec.data);
     const place = figure.querySelector(".vega");
+    spec.description = place.getAttribute("aria-label"); // Vega would write its own over it
     const result = await vegaEmbed(place, spec, { renderer: "svg", actions: false, config, tooltip: { theme: "custom" } });
     place.classList.remove("vega-embed");
     result.view.addEventListener("click", (event, item) => {
