@@ -6,7 +6,7 @@ Two small vision nets are trained on labelled toy pictures. From there on no lab
 nets look at the frames of unlabeled toy videos, and SoundNet, which only hears them, learns to
 say the same. Then the joint model learns from toy pictures, a quarter of them without tags, the
 captioner from the sentences that belong to them, and the storyteller from those and two toy books.
-Everything lands in runs/.
+A page shows what each of them has learned. Everything lands in runs/.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from jobs import (
     predict,
     prepare_images,
     prepare_videos,
+    report,
     train_captioner,
     train_joint,
     train_storyteller,
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     console.print(
         "\nTo look further:\n"
         "  make serve                                                a page to try the models on\n"
+        f"  {out}/report/*.html    what each has learned, in pictures\n"
         f"  .venv/bin/mlflow ui --backend-store-uri sqlite:///{out}/mlflow.db    the runs"
     )
     return metrics
@@ -86,13 +88,23 @@ def _soundnet(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
             ["--data", clips, "--out", student, "--steps", "600", "--crop-s", "3", *common]
         ),
     )
-    report = f"{out}/evaluate/soundnet.json"
+    measured = f"{out}/evaluate/soundnet.json"
     metrics = steps.run(
         "what it has learned, on videos it never heard",
         lambda: evaluate.main(
-            ["soundnet", "--model", f"{student}/model", "--data", clips, "--json", report, *common]
+            [
+                "soundnet",
+                "--model",
+                f"{student}/model",
+                "--data",
+                clips,
+                "--json",
+                measured,
+                *common,
+            ]
         ),
     )
+    _report(steps, "soundnet", out, f"{student}/model", clips, common)
     steps.run(
         "its answers for new sounds",
         lambda: predict.main(
@@ -133,6 +145,7 @@ def _joint(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
             ]
         ),
     )
+    _report(steps, "joint", out, model, pictures, common)
     steps.run(
         "its tags for all pictures, and an index to search in",
         lambda: predict.main(
@@ -167,6 +180,7 @@ def _captioner(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
             ]
         ),
     )
+    _report(steps, "captioner", out, f"{captioner}/model", pictures, common)
     return {f"captions.{name}": value for name, value in metrics.items()}
 
 
@@ -191,20 +205,36 @@ def _storyteller(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
             ]
         ),
     )
+    _report(steps, "storyteller", out, f"{storyteller}/model", pictures, common)
     return {f"stories.{name}": value for name, value in metrics.items()}
+
+
+def _report(steps: _Steps, kind: str, out: str, model: str, data: str, common: list[str]) -> None:
+    """The page of a model that has just been measured."""
+    steps.run(
+        "a page that shows what it has learned",
+        lambda: report.main(
+            [
+                *(kind, "--model", model, "--data", data, "--out", f"{out}/report"),
+                *("--metrics", f"{out}/evaluate/{kind}.json", "--items", "12", *common),
+            ]
+        ),
+    )
 
 
 class _Steps:
     """Runs steps, says what each is, and remembers how long it took."""
 
     def __init__(self) -> None:
+        self.count = 0
         self.seconds: dict[str, float] = {}
 
     def run(self, title: str, step: Callable[[], Result]) -> Result:
-        console.rule(f"{len(self.seconds) + 1}. {title}", align="left")
+        self.count += 1
+        console.rule(f"{self.count}. {title}", align="left")
         start = time.monotonic()
         result = step()
-        self.seconds[title] = time.monotonic() - start
+        self.seconds[title] = self.seconds.get(title, 0.0) + time.monotonic() - start
         return result
 
     def print_summary(self) -> None:

@@ -61,6 +61,8 @@ class Args(cli.JobArgs):
     """Weight of the object head's KL divergence."""
     scenes_weight: float = 1.0
     """Weight of the scene head's (the published code gives scenes 2.49 by accident)."""
+    sparse_heads: float = 0.0
+    """Weight of an L1 penalty on the heads: units then speak for few classes, and detect them."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: TrainConfig(
             batch_size=16, epochs=40, lr=3e-4, warmup=50, schedule="cosine"
@@ -84,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> Trained:
         crop_s=args.crop_s,
         objects_weight=args.objects_weight,
         scenes_weight=args.scenes_weight,
+        sparse_heads=args.sparse_heads,
     )
     config = dataclasses.replace(args.train, seed=args.seed)
     config.check()

@@ -227,6 +227,7 @@ def evaluate_captioner(args: CaptionerArgs) -> dict[str, float]:
     from mmray import storage
     from mmray.captioner.evaluate import caption_table, evaluate
     from mmray.captioner.meteor import why_not
+    from mmray.models import load_kind
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
 
@@ -235,14 +236,14 @@ def evaluate_captioner(args: CaptionerArgs) -> dict[str, float]:
         mmray.init(local_mode=args.local, address=args.address)
     data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
     metrics = evaluate(
-        _load(args.model, "captioner", args.device),
+        load_kind(args.model, "captioner", args.device),
         data,
         args.split,
         beam=args.beam,
         length_penalty=args.length_penalty,
         limit=args.limit,
         seed=args.seed,
-        others={name: _load(where, "captioner", args.device) for name, where in others.items()},
+        others={name: load_kind(where, "captioner", args.device) for name, where in others.items()},
         report=cli.console.print,
     )
     path = args.json or storage.join(args.out, "captioner.json")
@@ -267,6 +268,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
     from mmray.joint.evaluate import evaluate
     from mmray.joint.protocol import mirflickr_protocol
     from mmray.joint.table import joint_tables
+    from mmray.models import load_kind
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
     from mmray.toyworld.words import USELESS_TAGS
@@ -276,8 +278,8 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
         mmray.init(local_mode=args.local, address=args.address)
     data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
     questions = read_analogies(args.analogies, data)
-    tagger = _load(args.model, "joint", args.device)
-    others = {"dbm": _load(args.dbm, "joint", args.device)} if args.dbm else {}
+    tagger = load_kind(args.model, "joint", args.device)
+    others = {"dbm": load_kind(args.dbm, "joint", args.device)} if args.dbm else {}
     if args.protocol == "mirflickr":
         metrics = mirflickr_protocol({"joint": tagger, **others}, data, args.seed)
     else:
@@ -312,6 +314,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
 def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     """The subcommand `soundnet`."""
     from mmray import storage
+    from mmray.models import load_kind
     from mmray.soundnet.evaluate import agreement_table, evaluate
     from mmray.soundnet.transfer import transfer, transfer_table
     from mmray.sources import sounds
@@ -319,7 +322,7 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     # All arguments are looked at before the first long step.
     items = sounds(args.sounds)[: args.limit] if args.sounds else []
     data = _clips(args)
-    net = _load(args.model, "soundnet", args.device)
+    net = load_kind(args.model, "soundnet", args.device)
     metrics: dict[str, float] = {}
     if data is not None:
         metrics |= evaluate(net, data, args.split, args.limit)
@@ -331,17 +334,6 @@ def evaluate_soundnet(args: SoundnetArgs) -> dict[str, float]:
     storage.write_json(path, metrics)
     cli.console.print(f"metrics: {path}")
     return metrics
-
-
-def _load(where: str, kind: str, device: str) -> Any:
-    """The model of the kind that a subcommand measures."""
-    from mmray.models import KINDS, load_predictor
-
-    predictor = load_predictor(where, device=device)
-    found = next(k for k, name in KINDS.items() if name.endswith(f":{type(predictor).__name__}"))
-    if found != kind:
-        raise UserError(f"{where}: is a model of kind {found!r}; `evaluate.py {found}` measures it")
-    return predictor
 
 
 def _clips(args: SoundnetArgs) -> Dataset | None:

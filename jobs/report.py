@@ -24,6 +24,8 @@ from mmray.errors import UserError
 
 MEASURED_STORIES = 100
 """Pictures that stories are measured on."""
+QUICK_BASELINES = ("prior", "kNN", "linear")
+"""Beside a joint model that is measured for its page; evaluate.py runs all."""
 
 
 @dataclass(kw_only=True)
@@ -68,6 +70,9 @@ class SoundnetArgs(ReportArgs):
 class JointArgs(ReportArgs):
     """Tags, nearest pictures, arithmetic, maps of pictures and tags."""
 
+    analogies: str | None = None
+    """File of questions, `a, b, c, d` a line (default: the toy world's)."""
+
 
 @dataclass(kw_only=True)
 class CaptionerArgs(ReportArgs):
@@ -88,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     """Write the page; return where it is."""
     subcommands: dict[str, tuple[type, Callable[[Any], str]]] = {
         "soundnet": (SoundnetArgs, report_soundnet),
+        "joint": (JointArgs, report_joint),
         "captioner": (CaptionerArgs, report_captioner),
         "storyteller": (StorytellerArgs, report_storyteller),
     }
@@ -145,6 +151,62 @@ def report_soundnet(args: SoundnetArgs) -> str:
     write_table(table, windows)
     cli.console.print(f"top windows of all units: {table}")
     return finish(args, "soundnet", html)
+
+
+def report_joint(args: JointArgs) -> str:
+    """The subcommand `joint`."""
+    import mmray
+    from mmray.joint.arithmetic import read_analogies
+    from mmray.joint.evaluate import check_models, evaluate, useless_of
+    from mmray.models import load_kind
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.images import toy_images
+    from mmray.report.joint import joint_page
+    from mmray.report.joint_measured import NAMES
+
+    others = named_models(args.also)
+    if taken := [name for name in others if name in NAMES]:
+        raise UserError(f"--also {taken[0]}=...: the page has that name already; take another")
+    if args.data is None:
+        mmray.init(local_mode=args.local, address=args.address)
+    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    questions, useless = read_analogies(args.analogies, data), useless_of(data)
+    tagger = load_kind(args.model, "joint", args.device)
+    loaded = {name: load_kind(where, "joint", args.device) for name, where in others.items()}
+    check_models({"joint": tagger, **{f"also {n}": model for n, model in loaded.items()}}, data)
+    models = {args.model: tagger, **{others[name]: model for name, model in loaded.items()}}
+    measured = measure(
+        args,
+        others,
+        "joint",
+        lambda model: evaluate(
+            model,
+            data,
+            args.split,
+            limit=args.limit,
+            seed=args.seed,
+            analogies=questions,
+            useless=useless,
+            baselines=QUICK_BASELINES if model is models[args.model] else (),
+            report=cli.console.print,
+        ),
+        models.__getitem__,
+    )
+    html = joint_page(
+        args.model,
+        tagger,
+        data,
+        args.split,
+        measured,
+        others=loaded,
+        analogies=questions,
+        useless=useless,
+        items=args.items,
+        limit=args.limit,
+        seed=args.seed,
+        report=cli.console.print,
+    )
+    return finish(args, "joint", html)
 
 
 def report_captioner(args: CaptionerArgs) -> str:

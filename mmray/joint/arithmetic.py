@@ -113,12 +113,12 @@ class Query:
     @property
     def minus(self) -> str:
         """The tag to take away."""
-        return word(self.old)
+        return label_word(self.old)
 
     @property
     def plus(self) -> str:
         """The tag to add."""
-        return word(self.new)
+        return label_word(self.new)
 
 
 class Labels:
@@ -132,10 +132,10 @@ class Labels:
         several = {
             kind
             for found in rows
-            for kind, count in Counter(map(kind, found)).items()
+            for kind, count in Counter(map(label_kind, found)).items()
             if count > 1 or not kind
         }
-        names = {label for found in rows for label in found if kind(label) not in several}
+        names = {label for found in rows for label in found if label_kind(label) not in several}
         numbers: dict[str, list[int]] = {label: [] for label in sorted(names)}
         for row, found in enumerate(rows):
             for label in found:
@@ -160,25 +160,25 @@ def queries(tagger: Tagger, asked: Pictures, labels: Labels) -> Iterator[Query]:
         labels: of all pictures that are searched, those of `asked` first.
     """
     known = tagger.vocabulary.numbers
-    usable = [label for label in labels.has if word(label) in known]
+    usable = [label for label in labels.has if label_word(label) in known]
     for row, found in enumerate(asked.labels):
         mine = [label for label in found if label in usable]
-        told = [label for label in mine if asked.tags[row, known[word(label)]]]
+        told = [label for label in mine if asked.tags[row, known[label_word(label)]]]
         for old in told:
             kept = tuple(label for label in told if label != old)
             for new in usable:
-                if kind(new) == kind(old) and new not in mine and kept:
+                if label_kind(new) == label_kind(old) and new not in mine and kept:
                     query = Query(row, old, new, kept)
                     if labels.right(query).any():
                         yield query
 
 
-def kind(label: str) -> str:
+def label_kind(label: str) -> str:
     """What a label tells of: `colour` of `colour:red`; empty where it does not say."""
     return label.rpartition(":")[0]
 
 
-def word(label: str) -> str:
+def label_word(label: str) -> str:
     """What a label says: `red` of `colour:red`."""
     return label.rpartition(":")[2]
 

@@ -19,6 +19,7 @@ from mmray.joint.vocabulary import every_other, presence
 from mmray.pipeline.dataset import Dataset, tensor
 from mmray.pipeline.images import backbone_of
 from mmray.teachers.stored import check_same_nets
+from mmray.toyworld.words import USELESS_TAGS
 
 MOST_TRAIN = 20_000
 """Training pictures that the baselines learn from, whose cost grows with their square."""
@@ -283,14 +284,21 @@ def completed_metrics(tagger: Tagger, data: Splits, others: dict[str, Tagger]) -
 
 def _flat(group: str, scores: dict[str, np.ndarray], truth: np.ndarray) -> dict[str, float]:
     return {
-        f"{group}.{_key(method)}.{name}": value
+        f"{group}.{method_key(method)}.{name}": value
         for method, values in scores.items()
         for name, value in metrics.evaluate_tags(values, truth).items()
     }
 
 
-def _key(method: str) -> str:
+def method_key(method: str) -> str:
+    """What a method of tags is called in names of metrics."""
     return method.replace(" + ", "_").replace(" ", "_").lower()
+
+
+def useless_of(dataset: Dataset) -> Collection[str]:
+    """Tags that are known to tell nothing of a picture: the toy world's, where it is of it."""
+    toy = str(dataset.manifest.get("source", "")).split(":")[0] == "toy"
+    return USELESS_TAGS if toy else ()
 
 
 def useless_metrics(tagger: Tagger, useless: Collection[str]) -> dict[str, float]:

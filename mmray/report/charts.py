@@ -102,13 +102,17 @@ def bars(
     value: str,
     by: str = "",
     *,
+    colour: str = "",
     wide: bool = False,
     height: int | None = None,
 ) -> Chart:
-    """Horizontal bars in the order of the rows; with `by` a bar for each value of it."""
+    """Horizontal bars in the order of the rows; with `by` a bar for each value of it.
+
+    With `colour` each name still has one bar, coloured by this column.
+    """
     names = list(dict.fromkeys(str(row[name]) for row in rows))
     groups = len({row[by] for row in rows}) if by else 1
-    encoding: dict[str, Any] = _colour(by, rows)
+    encoding: dict[str, Any] = _colour(by or colour, rows)
     if by:
         encoding["yOffset"] = alt.YOffset(_field(by), type="nominal", sort=None)
     chart = (
@@ -173,7 +177,7 @@ def heat(
     *,
     wide: bool = False,
 ) -> Chart:
-    """A square for each pair, in the order in which names come first."""
+    """A square for each pair, for shares from 0 to 1; in the order in which names come first."""
     xs, ys = (list(dict.fromkeys(str(row[k]) for row in rows)) for k in (x, y))
     chart = (
         _chart(rows)
@@ -184,7 +188,10 @@ def heat(
             ),
             y=alt.Y(_field(y), type="nominal", sort=_order(ys), title=y),
             color=alt.Color(
-                _field(value), type="quantitative", title=value, scale=alt.Scale(scheme="viridis")
+                _field(value),
+                type="quantitative",
+                title=value,
+                scale=alt.Scale(scheme="viridis", domain=[0, 1]),
             ),
             tooltip=_tips(rows),
         )

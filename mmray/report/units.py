@@ -118,7 +118,8 @@ def unit_cards(
     spoken = spoken_for(windows.net, layer)
     named = [found.best(kind) for kind in KINDS] if found else []
     cards = []
-    for unit in _chosen(top.values, found)[:most]:
+    heard = [unit for unit in _chosen(top.values, found) if top.answered(unit)]
+    for unit in heard[:most]:
         if not windows.media.has_room(_CARD_BYTES):
             break
         detected = [(plain(each[unit][0]), each[unit][1]) for each in named if each[unit][0]]

@@ -33,6 +33,7 @@ class Student:
     crop_s: float | None = None
     objects_weight: float = 1.0
     scenes_weight: float = 1.0
+    sparse_heads: float = 0.0
 
 
 def soundnet_job(
@@ -71,13 +72,21 @@ def soundnet_job(
     if crop_s is None:
         crop_s = min(DEFAULT_CROP_S, clip_s) if student.aligned else clip_s
     _check(model, heads, crop_s)
-    for name in ("objects_weight", "scenes_weight"):
+    for name in ("objects_weight", "scenes_weight", "sparse_heads"):
         if getattr(student, name) < 0:
             raise UserError(f"--{name.replace('_', '-')}: expected 0 or more")
     if augment is not None:
         augment.check()
     init = student.init if student.init == "random" else absolute(student.init)
-    task = SoundNetTask(model, augment, crop_s, init, student.objects_weight, student.scenes_weight)
+    task = SoundNetTask(
+        model,
+        augment,
+        crop_s,
+        init,
+        student.objects_weight,
+        student.scenes_weight,
+        student.sparse_heads,
+    )
     whole = SoundExamples(
         heads=heads,
         crop_s=max(crop_s, clip_s),

@@ -84,6 +84,9 @@ class SoundNetTask:
         init: where the first weights come from: `random`, `official:FILE` or a model folder.
         objects_weight: of the KL divergence of the object head.
         scenes_weight: of that of the scene head.
+        sparse_heads: of the L1 norm of the weights that lead from one unit of the last shared layer
+            to all classes, averaged over units. Units then speak for few classes each, and
+            become detectors of them.
     """
 
     model: SoundNetConfig
@@ -92,6 +95,7 @@ class SoundNetTask:
     init: str = "random"
     objects_weight: float = 1.0
     scenes_weight: float = 1.0
+    sparse_heads: float = 0.0
 
     name = "soundnet"
 
@@ -112,6 +116,7 @@ class SoundNetTask:
             "crop_s": self.crop_s,
             "objects_weight": self.objects_weight,
             "scenes_weight": self.scenes_weight,
+            "sparse_heads": self.sparse_heads,
             **{f"augment_{name}": value for name, value in augment.items()},
         }
 
@@ -123,7 +128,7 @@ class SoundNetTask:
         return model
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of both heads' KL divergences, and each of them."""
+        """The weighted sum of both heads' KL divergences and their sparsity, and each of them."""
         logits = model(batch["wave"], batch["frame_times"], batch["window_s"])
         kls = {
             f"kl_{head}": _over_frames(kl(values, batch[head]), batch["weights"]).mean()
@@ -131,7 +136,11 @@ class SoundNetTask:
         }
         total = sum(self._weight(name.removeprefix("kl_")) * value for name, value in kls.items())
         assert isinstance(total, Tensor)
-        return total, kls
+        if not self.sparse_heads:
+            return total, kls
+        assert isinstance(model, SoundNetModel)
+        l1 = _l1_of_units(model)
+        return total + self.sparse_heads * l1, {**kls, "l1_heads": l1}
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """For each clip the loss, each head's `kl_HEAD`, and `top1_HEAD`.
@@ -171,6 +180,12 @@ class SoundNetTask:
 
     def _weight(self, head: str) -> float:
         return self.objects_weight if head == "objects" else self.scenes_weight
+
+
+def _l1_of_units(model: SoundNetModel) -> Tensor:
+    """The L1 norm of the heads' weights of one unit, averaged over units."""
+    weights = [head.weight for head in model.heads.values() if isinstance(head, nn.Conv1d)]
+    return torch.stack([weight.abs().sum() for weight in weights]).sum() / weights[0].shape[1]
 
 
 def kl(logits: Tensor, posteriors: Tensor) -> Tensor:

@@ -137,11 +137,11 @@ def test_each_subcommand_wants_a_model_of_its_kind(
     model, sounds, joint_model, picture_world, tiny_teacher, tmp_path
 ):
     argv = ["--data", picture_world, "--out", str(tmp_path)]
-    with pytest.raises(UserError, match=r"kind 'soundnet'; `evaluate\.py soundnet` measures it"):
+    with pytest.raises(UserError, match=r"kind 'soundnet', expected 'joint'"):
         evaluate.main(["joint", "--model", model, *argv])
-    with pytest.raises(UserError, match="known: soundnet, joint"):
+    with pytest.raises(UserError, match="kind 'teacher', expected 'joint'"):
         evaluate.main(["joint", "--model", tiny_teacher.removeprefix("mmray:"), *argv])
-    with pytest.raises(UserError, match=r"kind 'joint'; `evaluate\.py joint` measures it"):
+    with pytest.raises(UserError, match=r"kind 'joint', expected 'soundnet'"):
         evaluate.main(["soundnet", "--model", joint_model, "--sounds", sounds])
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from jobs import predict, train_storyteller
-from mmray import runtime
+from mmray import runtime, storage
 from mmray.pipeline.images import ImageOptions, prepare_images
 from mmray.soundnet.config import SoundNetConfig
 from mmray.soundnet.model import SoundNetModel, save_model
@@ -25,6 +25,8 @@ from tests.storyteller.books import BOOKS, write_book
 
 ROOT = Path(__file__).parent.parent.parent
 MAX_BYTES, MAX_S, MAX_REQUESTS, MAX_FILES = 2_000_000, 10, 40, 8
+
+REPORT = "<!doctype html><title>joint</title><script>document.title = eval('1 + 1')</script>"
 
 
 def write_soundnet(folder: Path, seed: int = 0) -> str:
@@ -63,9 +65,11 @@ def write_models(root: Path, teacher: Path) -> dict[str, dict[str, str]]:
     finally:
         runtime.set_local_mode(False)
     sound = write_soundnet(root / "sound")
+    storage.write_bytes(root / "reports" / "joint.html", REPORT.encode())
     return {
         "models": {"tags": tags, "caption": captioner, "story": story, "sound": sound},
         "search": {"index": f"{index}/index", "pictures": data},
+        "reports": {"folder": str(root / "reports")},
     }
 
 
@@ -86,6 +90,7 @@ def config_file(folder: Path, served: dict[str, dict[str, str]], port: int, **ac
     raw["http_options"]["port"] = port
     args = raw["applications"][0]["args"]
     args["models"], args["search"] = served["models"], served["search"]
+    args["reports"] = served["reports"]["folder"]
     args["limits"].update(
         max_upload_bytes=MAX_BYTES,
         max_duration_s=MAX_S,

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 import mmray
-from tests.serving.models import MAX_FILES, MAX_REQUESTS, picture, wav
+from tests.serving.models import MAX_FILES, MAX_REQUESTS, REPORT, picture, wav
 
 pytestmark = pytest.mark.cluster
 
@@ -237,6 +237,11 @@ def test_models_tells_what_is_served(service: httpx.Client) -> None:
     assert models["story"]["details"] == {"styles": ["memo", "old"]}
     assert models["story"]["metrics"]["loss"] > 0
     assert models["tags"]["source"].count("/") == 1, "not the whole path"
+    assert (models["tags"]["report"], models["sound"]["report"]) == ("/reports/joint", None)
+    page = service.get("/reports/joint")
+    assert page.text == REPORT
+    assert "sandbox" in page.headers["content-security-policy"]
+    assert service.get("/reports/soundnet").status_code == 404
 
 
 def test_health_page_docs_and_schema(service: httpx.Client) -> None:

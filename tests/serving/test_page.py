@@ -358,6 +358,14 @@ def test_the_table_tells_what_is_served(page: Page, service: httpx.Client) -> No
         expect(requests).to_have_text(str(model["requests"]))
 
 
+def test_what_a_model_has_learned_is_a_click_away(page: Page) -> None:
+    links = page.locator("#model-rows a")
+    expect(links).to_have_count(1)
+    with page.context.expect_page() as opened:
+        links.click()
+    expect(opened.value).to_have_title("2")  # its script ran, as that of a real page has to
+
+
 def test_the_documentation_of_the_api_is_a_click_away(page: Page, service: httpx.Client) -> None:
     page.get_by_role("navigation").get_by_role("link", name="API").click()
     page.wait_for_url("**/docs")

@@ -94,6 +94,15 @@ def test_weights_of_the_heads() -> None:
         torch.testing.assert_close(loss, expected)
 
 
+def test_sparse_heads_pay_for_their_weights() -> None:
+    batch, model = batch_of(), built(SoundNetTask(CONFIG))
+    plain, _ = SoundNetTask(CONFIG).loss(model, batch)
+    loss, parts = SoundNetTask(CONFIG, sparse_heads=3.0).loss(model, batch)
+    weights = torch.cat([head.weight.flatten() for head in model.heads.values()])
+    torch.testing.assert_close(parts["l1_heads"], weights.abs().sum() / 1024)
+    torch.testing.assert_close(loss, plain + 3.0 * parts["l1_heads"])
+
+
 def test_frames_outside_the_crop_do_not_count_and_clips_weigh_the_same() -> None:
     task = SoundNetTask(CONFIG)
     model = built(task).eval()
@@ -167,6 +176,7 @@ def test_settings_hold_everything_open() -> None:
     for change in (
         {"augment": AugmentConfig(mix=0.1)},
         {"objects_weight": 2.0},
+        {"sparse_heads": 0.1},
         {"crop_s": 7.0},
         {"init": "models/x"},
         {"model": SoundNetConfig(arch="soundnet5", objects=["a"])},
