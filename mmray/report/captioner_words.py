@@ -139,9 +139,9 @@ def variety_grid(captions: dict[str, list[list[str]]], known: Set[str]) -> Grid:
         "captions of",
         "captions",
         "different words",
-        "words a caption",
-        "share of different captions",
-        "share not in training",
-        "share with a word not in training",
+        "words each",
+        "different captions",
+        "not in training",
+        "with words not in training",
     ]
-    return Grid("How varied captions are", columns, rows)
+    return Grid("How varied captions are (the last three are shares)", columns, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -248,8 +249,10 @@ def atlas(
         height: in pixels.
     """
     shown = [key for key in rows[0] if key not in ("x", "y", "picture", "sound")] if rows else []
-    x = alt.X("x:Q", axis=None, scale=alt.Scale(nice=True, zero=False))
-    y = alt.Y("y:Q", axis=None, scale=alt.Scale(nice=True, zero=False))
+    # So that what is at the edge is not cut off: words are wider than high.
+    across, along = (45, 10) if labels else (size, size)
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(nice=False, zero=False, padding=across))
+    y = alt.Y("y:Q", axis=None, scale=alt.Scale(nice=False, zero=False, padding=along))
     tips = [alt.Tooltip(_field(key), title=key, type="nominal") for key in shown]
     if any(row.get("picture") for row in rows):
         tips.append(alt.Tooltip("image", type="nominal"))
@@ -279,8 +282,8 @@ def _chart(rows: Sequence[Row]) -> alt.Chart:
 
 
 def _field(name: str) -> str:
-    # Dots and brackets in names would be paths into the rows.
-    return name.replace("\\", "\\\\").replace(".", "\\.").replace("[", "\\[").replace("]", "\\]")
+    # Dots, brackets and quotes in names would be paths into the rows.
+    return re.sub(r"([\\.\[\]'\"])", r"\\\1", name)
 
 
 def _colour(by: str, rows: Sequence[Row]) -> dict[str, Any]:

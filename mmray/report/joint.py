@@ -37,7 +37,7 @@ from mmray.report.joint_tags import (
     precision_grid,
     precision_of,
     tag_map,
-    visual_charts,
+    visual_chart,
     visual_grid,
 )
 from mmray.report.page import Media, page_name, render
@@ -47,8 +47,8 @@ LEAST_TRAINING = 10
 _APART = 0.01
 FIGURES = (
     ("tags.joint.map_tags", ".3f", "mean average precision of tags"),
-    ("arithmetic.success10", ".0%", "of picture - tag + tag find a right picture among ten"),
-    ("analogy.acc1", ".0%", "of the analogies are answered right at once"),
+    ("arithmetic.success10", ".0%", "of swaps find a right picture among ten"),
+    ("analogy.acc1", ".0%", "of analogies right at once"),
 )
 
 
@@ -113,13 +113,11 @@ def joint_page(
         maps=[picture_map(gallery, media, seed), tag_map(tagger, seed)],
         analogies=answered.grid,
         analogies_say=_analogies_say(answered),
-        scores=[method_chart(measured), precision_chart(precise)],
-        tables=[*measured_grids(measured)],
-        precision=precision_grid(precise, split),
+        scores=[method_chart(measured), *measured_grids(measured)],
+        precision=[precision_chart(precise), precision_grid(precise, split)],
         note=measured_elsewhere(measured[MODEL], precise),
         missing=missing_chart(measured),
-        visual=visual_charts(tagger, useless),
-        visual_table=visual_grid(tagger, useless),
+        visual=[visual_chart(tagger, useless), visual_grid(tagger, useless)],
         judgement=judgement(tagger, useless),
         curves=loss_charts(where),
         facts=_facts(where, tagger, dataset, split, gallery, others or {}),
@@ -140,8 +138,8 @@ def measured_elsewhere(metrics: Metrics, precise: Precision) -> str:
 
 def _figures(metrics: Metrics, gallery: Gallery) -> list[tuple[str, str]]:
     found = [(f"{metrics[name]:{form}}", text) for name, form, text in FIGURES if name in metrics]
-    known = (f"{len(gallery.tagger.vocabulary):,}", "tags that it knows")
-    return [*found, known, (f"{gallery.num_asked:,}", "pictures that it is measured on")]
+    known = (f"{len(gallery.tagger.vocabulary):,}", "tags known")
+    return [*found, known, (f"{gallery.num_asked:,}", "pictures asked about")]
 
 
 def _analogies_say(found: Analogies) -> str:

@@ -27,7 +27,7 @@ MOST_OTHERS = 2_000
 """Pictures of the other splits that are searched, too."""
 NEAREST = 6
 """Pictures that are shown for a query."""
-NUM_NAMES = 9
+NUM_NAMES = 10
 """Names that have a colour of their own."""
 _COLUMNS = ("id", "split", "features", "tags", "labels", "thumbnail")
 
@@ -113,8 +113,9 @@ class Gallery:
             mine = [[tags[j] for j in np.flatnonzero(has[i] & told)] for i in rows]
         else:
             mine = [[label_word(x) for x in found if label_kind(x) == kind] for found in labels]
-        common = Counter(name for names in mine for name in names).most_common(NUM_NAMES)
-        listed = [name for name, _ in common]
+        counts = Counter(name for names in mine for name in names)
+        most = NUM_NAMES if len(counts) <= NUM_NAMES else NUM_NAMES - 1
+        listed = [name for name, _ in counts.most_common(most)]
         chosen = [
             next((name for name in listed if name in names), "other" if names else "none")
             for names in mine

@@ -14,8 +14,10 @@ from mmray.report.page import Chart, Grid, metric_grid
 MODEL, CHANCE = "the model", "chance"
 OWN = "joint"
 """What `mmray.joint.evaluate` calls the model that it measures."""
-NAMES = (MODEL, CHANCE, "people", *(method_key(name) for name in BASELINES))
+NAMES = (MODEL, CHANCE, "people", *BASELINES)
 """That other models cannot have."""
+_BASELINES = {method_key(name): name for name in BASELINES}
+_WHOLE = ("median_rank", "queries", "questions")
 GROUPS = (
     *("tags", "completed", "classes", "p50", "missing", "retrieval", "arithmetic"),
     *("analogy", "useless"),
@@ -83,7 +85,8 @@ def by_method(measured: Mapping[str, Metrics], group: str) -> dict[str, dict[str
                 who = f"{model}, {given}" if given else model
                 ours.setdefault(who, {})[name] = value
             elif model == MODEL:
-                others.setdefault(method.replace("_", " "), {})[name] = value
+                who = _BASELINES.get(method, method.replace("_", " "))
+                others.setdefault(who, {})[name] = value
     return {**ours, **{who: found for who, found in others.items() if who not in ours}}
 
 
@@ -92,10 +95,21 @@ def measured_grids(measured: Mapping[str, Metrics]) -> list[Grid]:
     grids = [
         _methods(measured, "tags", "Tags from the picture alone, beside baselines"),
         _methods(measured, "completed", "The other half of the tags, given one half"),
-        *_classes(measured),
-        metric_grid("Search, arithmetic, analogies, useless tags", measured, REST),
+        _classes(measured),
+        metric_grid("Search, arithmetic, analogies, useless tags", _whole(measured), REST),
     ]
     return [grid for grid in grids if grid.rows]
+
+
+def _whole(measured: Mapping[str, Metrics]) -> dict[str, dict[str, float]]:
+    """The same metrics, with places and counts as whole numbers where they are."""
+    return {
+        model: {
+            key: int(value) if key.endswith(_WHOLE) and value == int(value) else value
+            for key, value in metrics.items()
+        }
+        for model, metrics in measured.items()
+    }
 
 
 def _methods(measured: Mapping[str, Metrics], group: str, title: str) -> Grid:
@@ -104,20 +118,22 @@ def _methods(measured: Mapping[str, Metrics], group: str, title: str) -> Grid:
     return Grid(title, ["method", *TAG_COLUMNS.values()], rows)
 
 
-def _classes(measured: Mapping[str, Metrics]) -> list[Grid]:
-    """Mean average precision of classes from what is given, and from each model's own vectors."""
-    scores: dict[str, list[float | None]] = {
-        model: [metrics.get(f"classes.{use}") for use in CLASS_COLUMNS]
-        for model, metrics in measured.items()
-    }
-    baseline = measured.get(MODEL, {})
-    scores.setdefault("linear", [baseline.get(f"classes.{LINEAR[use]}") for use in CLASS_COLUMNS])
-    rows = [[who, *values] for who, values in scores.items() if any(values)]
-    sides = {f"classes.{side}_pathway": text for side, text in PATHWAY_COLUMNS.items()}
-    return [
-        Grid("Classes that no model was told: MAP", ["method", *CLASS_COLUMNS.values()], rows),
-        metric_grid("The same by a plain regression on the model's vectors", measured, sides),
+def _classes(measured: Mapping[str, Metrics]) -> Grid:
+    """Mean average precision of classes by what is given, of models and of what they build on."""
+    keys = {model: (model, [*CLASS_COLUMNS]) for model in measured}
+    keys["linear"] = (MODEL, [LINEAR[use] for use in CLASS_COLUMNS])
+    for model in measured:
+        sides = [f"{side}_pathway" for side in PATHWAY_COLUMNS]
+        keys[f"{model}, a plain regression on its vectors"] = (model, sides)
+    rows = [
+        [who, *(measured[model].get(f"classes.{name}") for name in names)]
+        for who, (model, names) in keys.items()
     ]
+    return Grid(
+        "Classes that no model was told: MAP by what is given",
+        ["method", *CLASS_COLUMNS.values()],
+        [row for row in rows if any(row[1:])],
+    )
 
 
 def method_chart(measured: Mapping[str, Metrics]) -> Chart | None:
@@ -164,7 +180,7 @@ def arithmetic_chart(measured: Mapping[str, Metrics]) -> Chart | None:
         return None
     return charts.bars(
         "How often a right picture is among the ten nearest",
-        f"Over all swaps that the labels allow. {'; '.join(told)}.",
+        f"Of all swaps that the labels allow; {'; '.join(told)}.",
         rows,
         "asked with",
         "right one among ten",
@@ -186,6 +202,8 @@ def missing_chart(measured: Mapping[str, Metrics]) -> Chart | None:
             curves.setdefault(who, {})[int(percent)] = value
     if not curves:
         return None
+    # What the model is compared with comes after it.
+    curves = {**{who: curves[who] for who in measured if who in curves}, **curves}
     rows = [
         {"tags taken away (%)": percent, "mean average precision": value, "of": who}
         for who, points in curves.items()
@@ -203,5 +221,6 @@ def missing_chart(measured: Mapping[str, Metrics]) -> Chart | None:
         "mean average precision",
         "of",
         points=True,
+        zero=True,
         wide=True,
     )

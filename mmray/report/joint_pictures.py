@@ -96,18 +96,18 @@ def alike_chart(gallery: Gallery) -> Chart | None:
     if not rows:
         return None
     of = list(dict.fromkeys(row["of"] for row in rows))
-    values = {(row["share"], row["of"]): row["same as the query's"] for row in rows}
+    values = {(row["what"], row["of"]): row["share that has the same"] for row in rows}
     told = "; ".join(
         f"{name} {values[name, of[0]]:.0%} against {values[name, of[1]]:.0%}"
-        for name in dict.fromkeys(row["share"] for row in rows)
+        for name in dict.fromkeys(row["what"] for row in rows)
     )
     return charts.bars(
         f"How alike the {gallery.near.shape[1]} nearest pictures are",
         f"Share of the pictures nearest to each of {gallery.num_asked:,} that have the same as it, "
         f"against the share of all: {told}.",
         rows,
-        "share",
-        "same as the query's",
+        "what",
+        "share that has the same",
         "of",
     )
 
@@ -115,17 +115,17 @@ def alike_chart(gallery: Gallery) -> Chart | None:
 def _alike(gallery: Gallery, has: np.ndarray, name: str) -> list[dict[str, Any]]:
     """How often two pictures have one thing in common, bool [N, L], if both have any."""
     known = np.flatnonzero(has[: gallery.num_asked].any(axis=1))
-    others = has.any(axis=1)
+    others = np.asarray(has.any(axis=1))
     near = gallery.near[known]
     share = (has[known, None] & has[near]).any(axis=2)[others[near]]
-    pairs = np.asarray(has[known].astype(np.float32) @ has.T.astype(np.float32) > 0)
-    pairs[np.arange(len(known)), known] = False
+    pairs: np.ndarray = has[known].astype(np.float32) @ has.T.astype(np.float32)
+    pairs[np.arange(len(known)), known] = 0
     num_pairs = len(known) * int(others.sum()) - len(known)
     if not share.size or not num_pairs:
         return []
-    values = {"nearest pictures": share.mean(), "any pictures": pairs.sum() / num_pairs}
+    values = {"nearest pictures": share.mean(), "any pictures": (pairs > 0).sum() / num_pairs}
     return [
-        {"share": name, "same as the query's": float(value), "of": of}
+        {"what": name, "share that has the same": float(value), "of": of}
         for of, value in values.items()
     ]
 

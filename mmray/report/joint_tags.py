@@ -18,6 +18,10 @@ from mmray.report.page import Chart, Grid
 
 MAPPED = 150
 """Tags on the map."""
+MAP_SIZE = (1060, 600)
+"""Of the map in pixels, on a wide screen."""
+LETTER = (6, 13)
+"""Width and height of a letter on it."""
 CHARTED = 20
 """Tags of a bar chart, at most."""
 MOST_QUESTIONS = 500
@@ -34,8 +38,11 @@ def tag_map(tagger: Tagger, seed: int = 0) -> Chart | None:
     numbers = np.flatnonzero(np.abs(scorer.tag_directions).max(axis=1) > 0)[:MAPPED]
     if len(numbers) < 3:
         return None
-    directions = scorer.tag_directions[numbers]
-    places = maps.plane(directions, seed)
+    places = maps.plane(scorer.tag_directions[numbers], seed)
+    letters = np.array([len(names[j]) for j in numbers])
+    span = np.ptp(places, axis=0) / MAP_SIZE
+    boxes = np.stack([letters * LETTER[0] + LETTER[0], np.full(len(letters), LETTER[1])], axis=1)
+    places = maps.apart(places, boxes * span)
     nearest = {j: tagger.neighbours(names[j], 1)[0] for j in numbers.tolist()}
     rows = [
         {
@@ -172,15 +179,16 @@ def precision_grid(found: Precision, split: str) -> Grid | None:
     rows = [
         [
             found.tags[i],
-            int(found.pictures[i]),
-            int(found.training[i]),
             *(float(values[i]) for values in found.values.values()),
             float(found.chance[i]),
+            int(found.pictures[i]),
+            int(found.training[i]),
         ]
         for i in order
     ]
-    columns = ["tag", f"pictures of {split}", "training pictures", *found.values, CHANCE]
-    return Grid("Average precision of every tag", columns, rows, search=True)
+    columns = ["tag", *found.values, CHANCE, split, "training"]
+    title = f"Average precision of every tag, and how many {split} and training pictures have it"
+    return Grid(title, columns, rows, search=True)
 
 
 def precision_chart(found: Precision) -> Chart | None:
@@ -214,38 +222,41 @@ def precision_chart(found: Precision) -> Chart | None:
     )
 
 
-def visual_charts(tagger: Tagger, useless: Collection[str] = ()) -> list[Chart]:
-    """The tags that pictures tell best and worst, each as bars.
+def visual_chart(tagger: Tagger, useless: Collection[str] = ()) -> Chart | None:
+    """The tags that pictures tell best and worst, where it is known coloured by the truth.
 
     Args:
         tagger: the model.
         useless: tags that nobody can see, where that is known.
+
+    Returns:
+        The chart; None where no tag has enough pictures to say.
     """
     visual, names = tagger.scorer.visual, tagger.vocabulary.tags
     judged = [j for j in _by_visual(tagger) if _judged(visual[j]) != "too few to say"]
-    few = min(CHARTED, (len(judged) + 1) // 2)
-    parts = {"best": judged[:few], "worst": judged[few:][::-1][:few]}
-    return [
-        charts.bars(
-            f"Tags that pictures tell {which}",
-            f"Area under the ROC curve; {VISUAL_AUC:g} or more is generated, .5 is chance: "
-            f"{', '.join(f'{names[j]} {visual[j]:.2f}' for j in numbers)}.",
-            [
-                {
-                    "tag": names[j],
-                    "area under the curve": float(visual[j]),
-                    "judged": "generated" if visual[j] >= VISUAL_AUC else "left out",
-                    **({"in truth": _truth(names[j], useless)} if useless else {}),
-                }
-                for j in numbers
-            ],
-            "tag",
-            "area under the curve",
-            colour="in truth" if useless else "judged",
-        )
-        for which, numbers in parts.items()
-        if numbers
+    few = CHARTED * 3 // 4
+    shown = judged if len(judged) <= 2 * few else judged[:few] + judged[-few:]
+    if not shown:
+        return None
+    rows = [
+        {
+            "tag": names[j],
+            "area under the curve": float(visual[j]),
+            "judged": "generated" if visual[j] >= VISUAL_AUC else "left out",
+            **({"in truth": _truth(names[j], useless)} if useless else {}),
+        }
+        for j in shown
     ]
+    told = [f"{names[j]} {visual[j]:.2f}" for j in shown]
+    return charts.bars(
+        "Tags that pictures tell best and worst",
+        f"Area under the ROC curve: {', '.join(told[:10])}; down to {', '.join(told[-10:])}. "
+        f"Chance is 0.5; from {VISUAL_AUC:g} on a tag is generated.",
+        rows,
+        "tag",
+        "area under the curve",
+        colour="in truth" if useless else "judged",
+    )
 
 
 def visual_grid(tagger: Tagger, useless: Collection[str] = ()) -> Grid:
@@ -261,9 +272,9 @@ def visual_grid(tagger: Tagger, useless: Collection[str] = ()) -> Grid:
         ]
         for j in reversed(_by_visual(tagger))
     ]
-    columns = ["tag", "area under the curve", "pictures tell it", "training pictures"]
-    columns += ["in truth"] if useless else []
-    return Grid("How well pictures tell every tag", columns, rows, search=True)
+    columns = ["tag", "area", "told", "training", *(["in truth"] if useless else [])]
+    title = "How well pictures tell every tag, and how many training pictures have it"
+    return Grid(title, columns, rows, search=True)
 
 
 def judgement(tagger: Tagger, useless: Collection[str] = ()) -> str:

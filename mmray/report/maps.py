@@ -33,6 +33,32 @@ def plane(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     return (found / max(float(np.abs(found).max()), 1e-9)).astype(np.float32)
 
 
+def apart(places: np.ndarray, sizes: np.ndarray, rounds: int = 200) -> np.ndarray:
+    """Move boxes up and down until none lies upon another, or the rounds are over.
+
+    Args:
+        places: of their middles, float [N, 2].
+        sizes: their widths and heights, [N, 2].
+        rounds: of moving each pair that overlaps half of the overlap apart.
+
+    Returns:
+        Their middles, float [N, 2].
+    """
+    x, y = places.T.astype(np.float64)
+    width, height = sizes.T
+    beside = np.abs(x[:, None] - x) < (width[:, None] + width) / 2
+    np.fill_diagonal(beside, False)
+    # Boxes in the same place part by their order.
+    order = np.sign(np.arange(len(x))[:, None] - np.arange(len(x)))
+    for _ in range(rounds):
+        gap = y[:, None] - y
+        overlap = np.where(beside, (height[:, None] + height) / 2 - np.abs(gap), 0).clip(0)
+        if not (overlap > 1e-6 * height.max(initial=1e-9)).any():
+            break
+        y = y + (np.where(gap == 0, order, np.sign(gap)) * overlap).sum(axis=1) / 2
+    return np.stack([x, y], axis=1).astype(np.float32)
+
+
 def neighbours(vectors: np.ndarray, k: int = 10) -> np.ndarray:
     """The `k` (or all other) rows nearest to each by angle, of [N, d]: int64 [N, k]."""
     from sklearn.neighbors import NearestNeighbors

@@ -21,16 +21,24 @@ def run_of(where: str) -> TrackedRun | None:
     """The run that made a model; None where that is not known, or the run is gone.
 
     Args:
-        where: a model folder as a training job leaves it, or `models:/NAME/VERSION`.
+        where: a model folder as a training job leaves it, or `models:/NAME/VERSION` (or @ALIAS).
+
+    Raises:
+        UserError: the registry has no such model.
     """
     from mlflow.exceptions import MlflowException
 
     uri = tracking_uri()
     found = None
-    if match := re.fullmatch(r"models:/([^/@]+)/(\d+)", where):
-        with named_errors(uri):
-            found = client_for(uri).get_model_version(*match.groups()).run_id
-    elif not where.startswith(("official:", "models:/")):
+    if match := re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))", where):
+        name, version, alias = match.groups()
+        with named_errors(f"{where} at {uri}"):
+            client = client_for(uri)
+            if alias:
+                found = client.get_model_version_by_alias(name, alias).run_id
+            else:
+                found = client.get_model_version(name, version).run_id
+    elif not where.startswith("official:"):
         out = storage.absolute(where).rpartition("/")[0]
         if storage.exists(note(out)):
             noted = storage.read_json(note(out))

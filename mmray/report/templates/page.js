@@ -37,6 +37,7 @@
     legend: { labelColor: "currentColor", titleColor: "currentColor", labelFontSize: 12, titleFontSize: 12, symbolType: "circle" },
     header: { labelColor: "currentColor", titleColor: "currentColor" },
     title: { color: "currentColor" },
+    mark: { color: "#5b7cfa" },
     rule: { color: "currentColor" },
     text: { color: "currentColor" },
     range: { category: ["#5b7cfa", "#e0672f", "#2a9d74", "#c65bb0", "#b58a1b", "#3aa0c9", "#d0506b", "#7d8a2e", "#8f6bd8", "#8a6f5a"], heatmap: { scheme: "viridis" }, ramp: { scheme: "viridis" } },
