@@ -112,7 +112,7 @@ def report_soundnet(args: SoundnetArgs) -> str:
     from mmray.models import load_kind
     from mmray.pipeline.dataset import Dataset, write_table
     from mmray.pipeline.videos import toy_videos
-    from mmray.report.soundnet import soundnet_page
+    from mmray.report.soundnet.page import soundnet_page
     from mmray.soundnet.evaluate import evaluate
     from mmray.soundnet.survey import Collection, SurveyOptions
     from mmray.soundnet.windows import UNTRAINED
@@ -161,8 +161,8 @@ def report_joint(args: JointArgs) -> str:
     from mmray.models import load_kind
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
-    from mmray.report.joint import joint_page
-    from mmray.report.joint_measured import NAMES
+    from mmray.report.joint.measured import NAMES
+    from mmray.report.joint.page import joint_page
 
     others = named_models(args.also)
     if taken := [name for name in others if name in NAMES]:
@@ -216,7 +216,7 @@ def report_captioner(args: CaptionerArgs) -> str:
     from mmray.models import load_kind
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
-    from mmray.report.captioner import NAMES, captioner_page
+    from mmray.report.captioner.page import NAMES, captioner_page
 
     others = named_models(args.also)
     if taken := [name for name in others if name in NAMES]:
@@ -254,7 +254,7 @@ def report_storyteller(args: StorytellerArgs) -> str:
     from mmray.models import load_kind, resolve
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
-    from mmray.report.storyteller import MODEL, storyteller_page
+    from mmray.report.storyteller.page import MODEL, storyteller_page
     from mmray.storyteller.evaluate import RECALL_AT, evaluate, passages_of_model
 
     pictures = min(MEASURED_STORIES, args.limit or MEASURED_STORIES)

@@ -9,7 +9,7 @@ import numpy as np
 from mmray.joint.predict import Tagger
 from mmray.models import load_kind
 from mmray.pipeline.dataset import Dataset, tensor
-from mmray.report.joint_gallery import NEAREST
+from mmray.report.joint.gallery import NEAREST
 
 METRICS = {
     "tags.prior.map_tags": 0.05,

@@ -29,10 +29,10 @@ from mmray.captioner.tokenise import tokenise
 from mmray.errors import UserError
 from mmray.pipeline.dataset import PART, Dataset, tensor
 from mmray.report import charts
-from mmray.report.captioner import ATTENDED, measured_elsewhere
-from mmray.report.captioner_attention import SIDE, looked_at, overlay
-from mmray.report.captioner_words import captions_by, cider_chart, length_chart, use_chart
-from mmray.report.captioner_written import MODEL, Written, stored_rows
+from mmray.report.captioner.attention import SIDE, looked_at, overlay
+from mmray.report.captioner.page import ATTENDED, measured_elsewhere
+from mmray.report.captioner.words import captions_by, cider_chart, length_chart, use_chart
+from mmray.report.captioner.written import MODEL, Written, stored_rows
 from tests.captioner.captioners import write_captioner
 from tests.captioner.worlds import write_captioned
 from tests.report.html import Page

@@ -19,8 +19,8 @@ from mmray import storage
 from mmray.errors import UserError
 from mmray.joint.vocabulary import normalised
 from mmray.models import load_kind
-from mmray.report.joint_measured import MODEL
-from mmray.report.joint_pictures import TAGS
+from mmray.report.joint.measured import MODEL
+from mmray.report.joint.pictures import TAGS
 from mmray.report.page import MAX_BYTES
 from tests.joint.worlds import save_small, small_task, train_small, write_rows, write_world
 from tests.report.html import Page

@@ -12,12 +12,13 @@ from mmray.joint.finish import VISUAL_AUC
 from mmray.joint.predict import Tagger
 from mmray.models import load_kind
 from mmray.pipeline.dataset import Dataset
-from mmray.report import joint_gallery, maps
-from mmray.report.joint import measured_elsewhere
-from mmray.report.joint_gallery import Gallery, read_gallery
-from mmray.report.joint_measured import MODEL, by_method, measured_grids, missing_chart
-from mmray.report.joint_pictures import alike_chart, swaps
-from mmray.report.joint_tags import analogies_of, judgement, precision_of, visual_chart
+from mmray.report import maps
+from mmray.report.joint import gallery as joint_gallery
+from mmray.report.joint.gallery import Gallery, read_gallery
+from mmray.report.joint.measured import MODEL, by_method, measured_grids, missing_chart
+from mmray.report.joint.page import measured_elsewhere
+from mmray.report.joint.pictures import alike_chart, swaps
+from mmray.report.joint.tags import analogies_of, judgement, precision_of, visual_chart
 from tests.report.joint_world import METRICS
 
 PAIRS = [("red", "rojo"), ("green", "verde"), ("blue", "azul"), ("dog", "perro")]

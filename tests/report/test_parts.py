@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmray.report import maps
-from mmray.report.soundmap import loudest
+from mmray.report.soundnet.soundmap import loudest
 from mmray.report.sounds import mp3, spectrogram
 
 RATE = 22050

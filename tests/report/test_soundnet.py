@@ -13,8 +13,8 @@ from mmray import storage
 from mmray.errors import UserError
 from mmray.models import load_predictor
 from mmray.pipeline.dataset import Dataset
-from mmray.report.soundnet import filter_charts
-from mmray.report.units import spoken_for
+from mmray.report.soundnet.page import filter_charts
+from mmray.report.soundnet.units import spoken_for
 from tests.report.html import Page
 from tests.soundnet.clips import OBJECTS, RATE, SCENES, write_clips, write_net
 from tests.soundnet.test_transfer import write_wav

@@ -17,8 +17,8 @@ from jobs import report
 from mmray import storage
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset, tensor
-from mmray.report.storyteller_measured import by_strength, curve, styles_of, tables
-from mmray.report.storyteller_told import STRENGTHS, typical_words
+from mmray.report.storyteller.measured import by_strength, curve, styles_of, tables
+from mmray.report.storyteller.told import STRENGTHS, typical_words
 from mmray.storyteller import evaluate as judged
 from mmray.storyteller.predict import Storyteller
 from tests.captioner.captioners import write_captioner

@@ -9,8 +9,8 @@ import numpy as np
 from mmray.joint.predict import Tagger
 from mmray.pipeline.dataset import Dataset
 from mmray.report.curves import loss_charts
-from mmray.report.joint_gallery import Gallery, read_gallery
-from mmray.report.joint_measured import (
+from mmray.report.joint.gallery import Gallery, read_gallery
+from mmray.report.joint.measured import (
     MODEL,
     Metrics,
     arithmetic_chart,
@@ -19,7 +19,7 @@ from mmray.report.joint_measured import (
     method_chart,
     missing_chart,
 )
-from mmray.report.joint_pictures import (
+from mmray.report.joint.pictures import (
     alike_chart,
     nearest_cards,
     picture_map,
@@ -27,7 +27,7 @@ from mmray.report.joint_pictures import (
     swaps,
     tag_cards,
 )
-from mmray.report.joint_tags import (
+from mmray.report.joint.tags import (
     Analogies,
     Precision,
     Question,

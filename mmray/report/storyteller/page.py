@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from mmray.pipeline.dataset import Dataset
 from mmray.report.curves import loss_charts
 from mmray.report.page import Media, page_name, render
-from mmray.report.storyteller_measured import (
+from mmray.report.storyteller.measured import (
     MODEL,
     Metrics,
     by_strength,
@@ -16,7 +16,7 @@ from mmray.report.storyteller_measured import (
     styles_of,
     tables,
 )
-from mmray.report.storyteller_told import Told, story_cards, tell, word_charts
+from mmray.report.storyteller.told import Told, story_cards, tell, word_charts
 from mmray.storyteller.describers import Writing
 from mmray.storyteller.predict import Storyteller
 

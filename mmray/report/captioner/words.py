@@ -10,7 +10,7 @@ import numpy as np
 from mmray.captioner.evaluate import variety_of
 from mmray.captioner.tokenise import tokenise
 from mmray.report import charts
-from mmray.report.captioner_written import MODEL, Written
+from mmray.report.captioner.written import MODEL, Written
 from mmray.report.page import Chart, Grid
 
 PEOPLE = "people"

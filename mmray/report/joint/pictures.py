@@ -13,7 +13,7 @@ import numpy as np
 from mmray.joint.arithmetic import Labels, Query, label_kind, label_word, queries
 from mmray.joint.predict import Tagger
 from mmray.report import charts, maps
-from mmray.report.joint_gallery import Gallery
+from mmray.report.joint.gallery import Gallery
 from mmray.report.page import Chart, Media
 
 TAGS = 6

@@ -10,8 +10,8 @@ import pyarrow as pa
 from mmray.report import charts
 from mmray.report.curves import loss_charts
 from mmray.report.page import Chart, Grid, Media, metric_grid, page_name, render
-from mmray.report.soundmap import sound_maps
-from mmray.report.units import Windows, plain, unit_cards, unit_table, windows_table
+from mmray.report.soundnet.soundmap import sound_maps
+from mmray.report.soundnet.units import Windows, plain, unit_cards, unit_table, windows_table
 from mmray.soundnet.detectors import GOOD, Detectors, detectors
 from mmray.soundnet.evaluate import confusion
 from mmray.soundnet.predict import SoundNet

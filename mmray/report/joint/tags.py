@@ -12,8 +12,8 @@ from mmray.joint.finish import VISUAL_AUC
 from mmray.joint.metrics import LEAST_POSITIVES, average_precision
 from mmray.joint.predict import Tagger
 from mmray.report import charts, maps
-from mmray.report.joint_gallery import Gallery
-from mmray.report.joint_measured import CHANCE, MODEL
+from mmray.report.joint.gallery import Gallery
+from mmray.report.joint.measured import CHANCE, MODEL
 from mmray.report.page import Chart, Grid
 
 MAPPED = 150

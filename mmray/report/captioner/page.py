@@ -13,15 +13,15 @@ from mmray.captioner.scores import scores
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.report import charts
-from mmray.report.captioner_attention import attended, places_of_rows
-from mmray.report.captioner_words import (
+from mmray.report.captioner.attention import attended, places_of_rows
+from mmray.report.captioner.words import (
     captions_by,
     cider_chart,
     length_chart,
     use_chart,
     variety_grid,
 )
-from mmray.report.captioner_written import GROUPS, MODEL, Written, stored_rows, write
+from mmray.report.captioner.written import GROUPS, MODEL, Written, stored_rows, write
 from mmray.report.curves import loss_charts
 from mmray.report.page import Chart, Grid, Media, page_name, render
 

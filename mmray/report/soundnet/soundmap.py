@@ -12,8 +12,8 @@ from mmray.errors import MediaError
 from mmray.pipeline.dataset import tensor
 from mmray.report import charts, maps
 from mmray.report.page import Chart, Media
+from mmray.report.soundnet.units import plain
 from mmray.report.sounds import mp3
-from mmray.report.units import plain
 from mmray.soundnet.config import HEADS
 from mmray.soundnet.evaluate import TRUTH
 from mmray.soundnet.survey import Collection, Cuts
