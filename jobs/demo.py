@@ -104,7 +104,7 @@ def _soundnet(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
             ]
         ),
     )
-    _report(steps, "soundnet", out, f"{student}/model", clips, common)
+    _report(steps, "soundnet", out, f"{student}/model", clips, common, "--items", "9")
     steps.run(
         "its answers for new sounds",
         lambda: predict.main(
@@ -145,7 +145,7 @@ def _joint(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
             ]
         ),
     )
-    _report(steps, "joint", out, model, pictures, common)
+    _report(steps, "joint", out, model, pictures, common, "--items", "12")
     steps.run(
         "its tags for all pictures, and an index to search in",
         lambda: predict.main(
@@ -180,7 +180,8 @@ def _captioner(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
             ]
         ),
     )
-    _report(steps, "captioner", out, f"{captioner}/model", pictures, common)
+    flags = "--items", "12", "--limit", "100"
+    _report(steps, "captioner", out, f"{captioner}/model", pictures, common, *flags)
     return {f"captions.{name}": value for name, value in metrics.items()}
 
 
@@ -205,18 +206,20 @@ def _storyteller(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
             ]
         ),
     )
-    _report(steps, "storyteller", out, f"{storyteller}/model", pictures, common)
+    _report(steps, "storyteller", out, f"{storyteller}/model", pictures, common, "--items", "2")
     return {f"stories.{name}": value for name, value in metrics.items()}
 
 
-def _report(steps: _Steps, kind: str, out: str, model: str, data: str, common: list[str]) -> None:
+def _report(
+    steps: _Steps, kind: str, out: str, model: str, data: str, common: list[str], *flags: str
+) -> None:
     """The page of a model that has just been measured."""
     steps.run(
         "a page that shows what it has learned",
         lambda: report.main(
             [
                 *(kind, "--model", model, "--data", data, "--out", f"{out}/report"),
-                *("--metrics", f"{out}/evaluate/{kind}.json", "--items", "12", *common),
+                *("--metrics", f"{out}/evaluate/{kind}.json", *flags, *common),
             ]
         ),
     )

@@ -18,7 +18,7 @@ from mmray.report.joint.gallery import Gallery, read_gallery
 from mmray.report.joint.measured import MODEL, by_method, measured_grids, missing_chart
 from mmray.report.joint.page import measured_elsewhere
 from mmray.report.joint.pictures import alike_chart, swaps
-from mmray.report.joint.tags import analogies_of, judgement, precision_of, visual_chart
+from mmray.report.joint.tags import analogies_of, judgement, precision_of, visual_chart, visual_grid
 from tests.report.joint_world import METRICS
 
 PAIRS = [("red", "rojo"), ("green", "verde"), ("blue", "azul"), ("dog", "perro")]
@@ -103,12 +103,24 @@ def test_how_alike_the_nearest_are(gallery: Gallery) -> None:
 
 
 def test_answers_are_counted(tagger: Tagger) -> None:
+    # Any tag is expected, so that answers are right, right later, and wrong.
+    others = [tag for tag in tagger.vocabulary.tags if tag not in ("red", "rojo", "blue")]
     questions = [(a, b, c, d) for a, b in PAIRS for c, d in PAIRS if a != c]
+    questions += [("red", "rojo", "blue", tag) for tag in others]
     found = analogies_of(tagger, questions)
     ranks = [[tag for tag, _ in tagger.analogy(a, b, c, 5)] for a, b, c, _ in questions]
     first = np.mean([d == names[0] for (*_, d), names in zip(questions, ranks, strict=True)])
     five = np.mean([d in names for (*_, d), names in zip(questions, ranks, strict=True)])
     assert (found.asked, found.first, found.five) == (len(questions), first, five)
+    assert found.first < found.five < 1
+    assert found.grid is not None
+    verdicts = {row[2]: row[3] for row in found.grid.rows[-len(others) :]}
+    (names,) = [names for names, q in zip(ranks, questions, strict=True) if q == questions[-1]]
+    assert [verdicts[tag] for tag in names] == [
+        "yes",
+        *(f"no, it is number {i}" for i in range(2, 6)),
+    ]
+    assert {verdicts[tag] for tag in others if tag not in names} == {"no"}
     assert analogies_of(tagger, [("red", "rojo", "pink", "rosa")]).grid is None
 
 
@@ -126,6 +138,20 @@ def test_useless_tags_beside_the_truth(tagger: Tagger) -> None:
     assert rows["nikon"]["in truth"] == "cannot be seen"
     assert rows["red"]["in truth"] == "can be seen"
     assert {tag for tag, row in rows.items() if row["judged"] == "left out"} == left_out
+
+
+def test_tags_of_too_few_pictures_are_not_judged(tagger: Tagger) -> None:
+    scorer = replace(tagger.scorer, visual=tagger.scorer.visual.copy())
+    scorer.visual[tagger.vocabulary.number("nikon")] = VISUAL_AUC
+    other = Tagger(scorer, "cpu")
+    counts = tagger.vocabulary.counts
+    *rows, last = visual_grid(other).rows
+    assert last == ["nikon", None, "too few to say", counts[tagger.vocabulary.number("nikon")]]
+    values = [row[1] for row in rows]
+    assert values == sorted(values)
+    chart = visual_chart(other)
+    assert chart is not None
+    assert "nikon" not in {row["tag"] for row in rows_of(chart.spec)}
 
 
 def test_metrics_by_method() -> None:

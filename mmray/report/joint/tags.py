@@ -28,6 +28,7 @@ MOST_QUESTIONS = 500
 """Analogies that are asked."""
 _UNJUDGED = 5e-5
 """Model folders keep four digits of the scores."""
+TOO_FEW = "too few to say"
 Question = tuple[str, str, str, str]
 
 
@@ -77,7 +78,7 @@ def tag_map(tagger: Tagger, seed: int = 0) -> Chart | None:
 
 def _judged(visual: float) -> str:
     if abs(visual - VISUAL_AUC) < _UNJUDGED:
-        return "too few to say"
+        return TOO_FEW
     return "yes" if visual >= VISUAL_AUC else "no"
 
 
@@ -233,7 +234,7 @@ def visual_chart(tagger: Tagger, useless: Collection[str] = ()) -> Chart | None:
         The chart; None where no tag has enough pictures to say.
     """
     visual, names = tagger.scorer.visual, tagger.vocabulary.tags
-    judged = [j for j in _by_visual(tagger) if _judged(visual[j]) != "too few to say"]
+    judged = [j for j in _by_visual(tagger) if _judged(visual[j]) != TOO_FEW]
     few = CHARTED * 3 // 4
     shown = judged if len(judged) <= 2 * few else judged[:few] + judged[-few:]
     if not shown:
@@ -260,17 +261,21 @@ def visual_chart(tagger: Tagger, useless: Collection[str] = ()) -> Chart | None:
 
 
 def visual_grid(tagger: Tagger, useless: Collection[str] = ()) -> Grid:
-    """How well pictures tell every tag, the worst first, where it is known beside the truth."""
+    """How well pictures tell every tag, the worst first, where it is known beside the truth.
+
+    Tags of too few pictures come last.
+    """
     visual, names = tagger.scorer.visual, tagger.vocabulary.tags
+    judged = {j: _judged(visual[j]) for j in reversed(_by_visual(tagger))}
     rows = [
         [
             names[j],
-            float(visual[j]),
-            _judged(visual[j]),
+            None if judged[j] == TOO_FEW else float(visual[j]),
+            judged[j],
             tagger.vocabulary.counts[j],
             *([_truth(names[j], useless)] if useless else []),
         ]
-        for j in reversed(_by_visual(tagger))
+        for j in sorted(judged, key=lambda j: judged[j] == TOO_FEW)
     ]
     columns = ["tag", "area", "told", "training", *(["in truth"] if useless else [])]
     title = "How well pictures tell every tag, and how many training pictures have it"
