@@ -85,7 +85,7 @@ class StorytellerArgs(ReportArgs):
 
     captioner: str | None = None
     """A captioner in place of the one that the model keeps."""
-    items: int = 3
+    items: int = 2
     """How many pictures to tell stories about; each takes some seconds."""
 
 

@@ -14,7 +14,7 @@ def loss_charts(where: str) -> list[Chart]:
     curves = {
         name.replace(".", " ").replace("_", " "): points
         for name, points in history_of(where).items()
-        if points and re.search(r"(^|[./_])(loss|kl|cross_entropy|contrast)", name)
+        if len(points) > 1 and re.search(r"(^|[./_])(loss|kl|cross_entropy|contrast)", name)
     }
     if not curves:
         return []

@@ -115,12 +115,9 @@ def test_answers_are_counted(tagger: Tagger) -> None:
     assert found.first < found.five < 1
     assert found.grid is not None
     verdicts = {row[2]: row[3] for row in found.grid.rows[-len(others) :]}
-    (names,) = [names for names, q in zip(ranks, questions, strict=True) if q == questions[-1]]
-    assert [verdicts[tag] for tag in names] == [
-        "yes",
-        *(f"no, it is number {i}" for i in range(2, 6)),
-    ]
-    assert {verdicts[tag] for tag in others if tag not in names} == {"no"}
+    placed = ["yes", *(f"no, it is number {i}" for i in range(2, 6))]
+    assert [verdicts[tag] for tag in ranks[-1]] == placed
+    assert {verdicts[tag] for tag in others if tag not in ranks[-1]} == {"no"}
     assert analogies_of(tagger, [("red", "rojo", "pink", "rosa")]).grid is None
 
 
@@ -134,6 +131,8 @@ def test_useless_tags_beside_the_truth(tagger: Tagger) -> None:
     assert "(missed: red)" in judgement(tagger, ["red", "nikon"])
     chart = visual_chart(tagger, ["nikon"])
     assert chart is not None
+    assert chart.spec["encoding"]["color"]["field"] == "in truth"
+    assert "yOffset" not in chart.spec["encoding"], "each tag has one bar"
     rows = {row["tag"]: row for row in rows_of(chart.spec)}
     assert rows["nikon"]["in truth"] == "cannot be seen"
     assert rows["red"]["in truth"] == "can be seen"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -92,8 +93,8 @@ def joint_page(
     media = Media()
     gallery = read_gallery(tagger, dataset, split, limit)
     models = {MODEL: tagger, **(others or {})}
-    found, by_labels = swaps(gallery, seed)
-    answered, precise = analogies_of(tagger, analogies), precision_of(gallery, models)
+    precise = precision_of(gallery, models)
+    pictures = _of_pictures(gallery, models, media, items, seed)
     report("drawing maps")
     return render(
         "joint.html",
@@ -104,24 +105,44 @@ def joint_page(
         "Here is what it says of pictures that it did not learn from, and how it lays out "
         "pictures and tags.",
         figures=_figures(measured[MODEL], gallery),
-        tagged=tag_cards(gallery, models, items, media),
-        nearest=nearest_cards(gallery, media),
-        alike=alike_chart(gallery),
-        swapped=swap_cards(gallery, found, media),
-        by_labels=by_labels,
-        arithmetic=arithmetic_chart(measured),
+        **pictures,
         maps=[picture_map(gallery, media, seed), tag_map(tagger, seed)],
-        analogies=answered.grid,
-        analogies_say=_analogies_say(answered),
+        arithmetic=arithmetic_chart(measured),
         scores=[method_chart(measured), *measured_grids(measured)],
         precision=[precision_chart(precise), precision_grid(precise, split)],
         note=measured_elsewhere(measured[MODEL], precise),
         missing=missing_chart(measured),
-        visual=[visual_chart(tagger, useless), visual_grid(tagger, useless)],
-        judgement=judgement(tagger, useless),
+        **_of_tags(tagger, analogies, useless),
         curves=loss_charts(where),
         facts=_facts(where, tagger, dataset, split, gallery, others or {}),
     )
+
+
+def _of_pictures(
+    gallery: Gallery, models: Mapping[str, Tagger], media: Media, items: int, seed: int
+) -> dict[str, Any]:
+    """What the template shows of single pictures."""
+    found, by_labels = swaps(gallery, seed)
+    return {
+        "tagged": tag_cards(gallery, models, items, media),
+        "nearest": nearest_cards(gallery, media),
+        "alike": alike_chart(gallery),
+        "swapped": swap_cards(gallery, found, media),
+        "by_labels": by_labels,
+    }
+
+
+def _of_tags(
+    tagger: Tagger, analogies: Sequence[Question], useless: Collection[str]
+) -> dict[str, Any]:
+    """What the template shows of single tags."""
+    answered = analogies_of(tagger, analogies)
+    return {
+        "analogies": answered.grid,
+        "analogies_say": _analogies_say(answered),
+        "visual": [visual_chart(tagger, useless), visual_grid(tagger, useless)],
+        "judgement": judgement(tagger, useless),
+    }
 
 
 def measured_elsewhere(metrics: Metrics, precise: Precision) -> str:

@@ -28,7 +28,7 @@ def storyteller_page(
     split: str,
     measured: Mapping[str, Metrics],
     *,
-    items: int = 3,
+    items: int = 2,
     seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> str:
