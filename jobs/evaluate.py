@@ -265,13 +265,12 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
     import mmray
     from mmray import storage
     from mmray.joint.arithmetic import read_analogies
-    from mmray.joint.evaluate import evaluate
+    from mmray.joint.evaluate import evaluate, useless_of
     from mmray.joint.protocol import mirflickr_protocol
     from mmray.joint.table import joint_tables
     from mmray.models import load_kind
     from mmray.pipeline.dataset import Dataset
     from mmray.pipeline.images import toy_images
-    from mmray.toyworld.words import USELESS_TAGS
 
     args.check()
     if args.data is None:
@@ -295,7 +294,7 @@ def evaluate_joint(args: JointArgs) -> dict[str, float]:
             class_tags=args.class_tags == "show",
             baselines=args.baselines,
             measure=args.measure,
-            useless=USELESS_TAGS if str(data.manifest.get("source")).split(":")[0] == "toy" else (),
+            useless=useless_of(data),
             report=cli.console.print,
         )
     if not metrics:

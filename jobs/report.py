@@ -15,12 +15,16 @@ Without data, the toy world's are used, and made when they are missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmray import cli
 from mmray.errors import UserError
+
+if TYPE_CHECKING:
+    from mmray.pipeline.dataset import Dataset
 
 MEASURED_STORIES = 100
 """Pictures that stories are measured on."""
@@ -112,15 +116,14 @@ def report_soundnet(args: SoundnetArgs) -> str:
     from mmray.models import load_kind
     from mmray.pipeline.dataset import Dataset, write_table
     from mmray.pipeline.videos import toy_videos
-    from mmray.report.soundnet.page import soundnet_page
-    from mmray.soundnet.evaluate import evaluate
+    from mmray.report.soundnet.page import check_metrics, soundnet_page
     from mmray.soundnet.survey import Collection, SurveyOptions
-    from mmray.soundnet.windows import UNTRAINED
+    from mmray.soundnet.windows import MODEL, UNTRAINED
     from mmray.sources import sounds
 
-    if args.sounds and args.data:
-        raise UserError("--data and --sounds: expected one of them")
-    others = named_models(args.also)
+    if args.sounds and (args.data or args.metrics):
+        raise UserError("--sounds: takes no --data and no --metrics, which are of a dataset")
+    others = named_models(args.also, (MODEL, UNTRAINED))
     items = sounds(args.sounds) if args.sounds else []
     net = load_kind(args.model, "soundnet", args.device)
     mmray.init(local_mode=args.local, address=args.address)
@@ -133,11 +136,12 @@ def report_soundnet(args: SoundnetArgs) -> str:
         limit=args.limit,
     )
     options.check(net)
+
     measured = {}
     if data is not None:
-        measured = measure(
-            args, others, "soundnet", lambda model: evaluate(model, data, args.split)
-        )
+        measured = measure(args, others, "soundnet", partial(agreement, args, data))
+        if args.metrics:
+            check_metrics(measured[MODEL])
     html, windows = soundnet_page(
         args.model,
         net,
@@ -153,23 +157,27 @@ def report_soundnet(args: SoundnetArgs) -> str:
     return finish(args, "soundnet", html)
 
 
+def agreement(args: SoundnetArgs, data: Dataset, net: Any) -> dict[str, float]:
+    """How well a net agrees with the teachers; nothing where they have no classes in common."""
+    from mmray.soundnet.evaluate import NotComparable, evaluate
+
+    try:
+        return evaluate(net, data, args.split, args.limit)
+    except NotComparable as e:  # all but the table of agreement can be shown
+        cli.console.print(f"not measured: {e}")
+        return {}
+
+
 def report_joint(args: JointArgs) -> str:
     """The subcommand `joint`."""
-    import mmray
     from mmray.joint.arithmetic import read_analogies
     from mmray.joint.evaluate import check_models, evaluate, useless_of
     from mmray.models import load_kind
-    from mmray.pipeline.dataset import Dataset
-    from mmray.pipeline.images import toy_images
     from mmray.report.joint.measured import NAMES
     from mmray.report.joint.page import joint_page
 
-    others = named_models(args.also)
-    if taken := [name for name in others if name in NAMES]:
-        raise UserError(f"--also {taken[0]}=...: the page has that name already; take another")
-    if args.data is None:
-        mmray.init(local_mode=args.local, address=args.address)
-    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    others = named_models(args.also, NAMES)
+    data = pictures_of(args)
     questions, useless = read_analogies(args.analogies, data), useless_of(data)
     tagger = load_kind(args.model, "joint", args.device)
     loaded = {name: load_kind(where, "joint", args.device) for name, where in others.items()}
@@ -211,19 +219,12 @@ def report_joint(args: JointArgs) -> str:
 
 def report_captioner(args: CaptionerArgs) -> str:
     """The subcommand `captioner`."""
-    import mmray
     from mmray.captioner.evaluate import evaluate
     from mmray.models import load_kind
-    from mmray.pipeline.dataset import Dataset
-    from mmray.pipeline.images import toy_images
     from mmray.report.captioner.page import NAMES, captioner_page
 
-    others = named_models(args.also)
-    if taken := [name for name in others if name in NAMES]:
-        raise UserError(f"--also {taken[0]}=...: the page has that name already; take another")
-    if args.data is None:
-        mmray.init(local_mode=args.local, address=args.address)
-    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    others = named_models(args.also, NAMES)
+    data = pictures_of(args)
     captioner = load_kind(args.model, "captioner", args.device)
     loaded = {name: load_kind(where, "captioner", args.device) for name, where in others.items()}
     measured = measure(
@@ -250,22 +251,16 @@ def report_captioner(args: CaptionerArgs) -> str:
 
 def report_storyteller(args: StorytellerArgs) -> str:
     """The subcommand `storyteller`."""
-    import mmray
     from mmray.models import load_kind, resolve
     from mmray.pipeline.dataset import Dataset
-    from mmray.pipeline.images import toy_images
     from mmray.report.storyteller.page import MODEL, storyteller_page
     from mmray.storyteller.evaluate import RECALL_AT, evaluate, passages_of_model
 
     pictures = min(MEASURED_STORIES, args.limit or MEASURED_STORIES)
-    others = named_models(args.also)
-    if MODEL in others:
-        raise UserError(f"--also {MODEL}=...: the page has that name already; take another")
+    others = named_models(args.also, (MODEL,))
     if pictures <= RECALL_AT and (others or not args.metrics):
         raise UserError(f"--limit {pictures}: expected more than {RECALL_AT} to measure on")
-    if args.data is None:
-        mmray.init(local_mode=args.local, address=args.address)
-    data = Dataset(args.data if args.data is not None else toy_images(seed=args.seed), "images")
+    data = pictures_of(args)
     options = {"captioner": resolve(args.captioner)} if args.captioner else {}
     teller = load_kind(args.model, "storyteller", args.device, **options)
     teller.need_describer()
@@ -303,19 +298,33 @@ def report_storyteller(args: StorytellerArgs) -> str:
     return finish(args, "storyteller", html)
 
 
-def named_models(also: Sequence[str]) -> dict[str, str]:
+def named_models(also: Sequence[str], taken: Collection[str]) -> dict[str, str]:
     """The models of --also by name.
 
     Raises:
-        UserError: one is not NAME=MODEL, or a name comes twice.
+        UserError: one is not NAME=MODEL, or a name comes twice or is `taken`.
     """
     found: dict[str, str] = {}
     for text in also:
         name, _, where = text.partition("=")
-        if not name or not where or name in found:
-            raise UserError(f"--also {text}: expected NAME=MODEL, with another NAME for each")
+        if not name or not where:
+            raise UserError(f"--also {text}: expected NAME=MODEL")
+        if name in taken or name in found:
+            raise UserError(f"--also {name}=...: the page has that name already; take another")
         found[name] = where
     return found
+
+
+def pictures_of(args: ReportArgs) -> Dataset:
+    """The image dataset asked for; without one the toy world's, made when it is missing."""
+    import mmray
+    from mmray.pipeline.dataset import Dataset
+    from mmray.pipeline.images import toy_images
+
+    if args.data is not None:
+        return Dataset(args.data, "images")
+    mmray.init(local_mode=args.local, address=args.address)
+    return Dataset(toy_images(seed=args.seed), "images")
 
 
 def measure(

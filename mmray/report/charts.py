@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -318,10 +319,19 @@ def _done(title: str, alt_text: str, chart: Any, wide: bool = False, height: int
 
 def _plain(chart: Any) -> dict[str, Any]:
     """The specification, without the address of its schema, which nothing may ask for."""
-    spec: dict[str, Any] = chart.to_dict()
+    spec: dict[str, Any] = _finite(chart.to_dict())
     spec.pop("$schema", None)
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     if "facet" in spec:
         del spec["autosize"]
     spec.pop("config", None)
     return spec
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

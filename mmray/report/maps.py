@@ -19,7 +19,7 @@ def plane(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     count = len(vectors)
-    if count < 3:
+    if count < 3 or not np.ptp(vectors, axis=0).any():  # t-SNE does not survive equal points
         return np.stack([np.linspace(-1, 1, count), np.zeros(count)], axis=1).astype(np.float32)
     x = vectors.astype(np.float32)
     x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,7 @@ def page_name(where: str) -> str:
 
 def number(value: Any) -> str:
     """A cell as people read it: three digits after the point, none of whole numbers."""
-    if value is None:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, float):
         return f"{value:,.0f}" if value == int(value) and abs(value) >= 10 else f"{value:.3f}"

@@ -9,7 +9,11 @@ import numpy as np
 from av.audio.frame import AudioFrame
 from PIL import Image
 
+from mmray.soundnet.predict import resample
+
 BIT_RATE = 32_000
+RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+"""That MP3 has, in Hz."""
 LOW_HZ = 50.0
 RANGE_DB = 70.0
 _BANDS = 48
@@ -23,6 +27,11 @@ def mp3(wave: np.ndarray, sample_rate: int) -> bytes:
 
     Quiet sounds are brought up to a common loudness of their peaks.
     """
+    if not len(wave):
+        wave = np.zeros(1)
+    if sample_rate not in RATES:
+        wanted = next((rate for rate in RATES if rate >= sample_rate), RATES[-1])
+        wave, sample_rate = resample(wave.astype(np.float32), sample_rate, wanted), wanted
     peak = float(np.abs(wave).max(initial=0.0))
     loud = wave * (0.8 / peak) if peak > 1e-4 else wave
     samples = np.clip(np.rint(loud * 32767), -32768, 32767).astype(np.int16)

@@ -65,6 +65,7 @@ def detectors(activations: np.ndarray, labels: Sequence[Sequence[str]]) -> Detec
         The average precision of each unit for each label that `FEWEST` frames or more have.
         Frames of equal activation are taken together, so a silent unit gets the base rate.
     """
+    assert len(labels) == len(activations), "each frame has its labels"
     counts = Counter(label for each in labels for label in set(each))
     names = sorted(label for label, count in counts.items() if count >= FEWEST)
     truth = np.array([[name in each for name in names] for each in labels], bool)

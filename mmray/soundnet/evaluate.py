@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 
     from mmray.soundnet.predict import SoundNet
 
+
+class NotComparable(UserError):
+    """A model and a dataset that have no classes in common."""
+
+
 TRUTH = {"objects": "object:", "scenes": "place:"}
 """How the true labels of a frame begin, by the head that should name them."""
 MFCC_TRAIN_CLIPS = 4000
@@ -74,7 +79,7 @@ def evaluate(
     agreements = _agreements(net, teachers, prior)
     truths = {h: _Truth(h, prior) for h, names in net.classes.items() if prior.has(h, names)}
     if not agreements and not truths:
-        raise UserError(f"{data.uri}: no teacher and no true label has the model's classes")
+        raise NotComparable(f"{data.uri}: no teacher and no true label has the model's classes")
     mfcc = _Mfcc.of(data, list(truths))
     result: dict[str, float] = {"clips": 0, "frames": 0}
     with ProgressLine(console, "clips", _count(data, split, limit)) as progress:
@@ -102,7 +107,11 @@ def evaluate(
 
 
 def confusion(
-    net: SoundNet, data: Dataset, split: str = "test", batch_size: int = 16
+    net: SoundNet,
+    data: Dataset,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 16,
 ) -> dict[str, tuple[list[str], np.ndarray]]:
     """How often the student names one class where the teacher names another.
 
@@ -116,7 +125,7 @@ def confusion(
         if head in HEADS and (order := _class_order(net.classes.get(head, []), names)) is not None
     }
     found = {h: (names, np.zeros((len(names),) * 2, np.int64)) for h, (names, _) in orders.items()}
-    for batch in _batches(data, split, None, batch_size, [*orders]):
+    for batch in _batches(data, split, limit, batch_size, [*orders]):
         student = net.log_probabilities(
             batch.waves, batch.sample_rate, batch.frame_times, batch.window_s
         )

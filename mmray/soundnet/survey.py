@@ -47,7 +47,7 @@ class SurveyOptions:
     """What to look for.
 
     Args:
-        layers: the layers to watch; the last one is also measured on the sample.
+        layers: the layers to watch.
         k: windows of each unit.
         sample: rows to measure on.
         others: nets to measure beside the model, by name.
@@ -126,23 +126,26 @@ def survey_clips(
         UserError: the model has no such layer.
     """
     options.check(net)
-    sample, shards, left = {}, [], options.limit or data.num_rows
+    rows: dict[int, int] = {}
+    sample: dict[int, int] = {}
+    left = options.limit or data.num_rows
     wanted = options.sample
     for shard, path in enumerate(data.shards):
-        if left <= 0:
-            break
         file = open_parquet(path)
-        shards.append(shard)
-        left -= file.metadata.num_rows
+        rows[shard] = min(left, file.metadata.num_rows)
+        left -= rows[shard]
         if wanted:
-            mine = file.read(columns=["split"])["split"].to_pylist().count(split)
-            sample[shard] = min(wanted, mine)
+            splits = file.read(columns=["split"])["split"].slice(0, rows[shard])
+            sample[shard] = min(wanted, splits.to_pylist().count(split))
             wanted -= sample[shard]
+        if not left:
+            break
     watch = _watch(where, options, data.manifest["options"]["audio"], sample, split)
     # Reading is quick, so without GPUs nets get all CPUs.
     cpus, gpus = run.cluster_resources()
-    pools = decode_and_ask([ReadClips(data.shards)], [watch], decoders=1, nets=gpus or cpus)
-    return _collected(net, options, shards, pools)
+    read = ReadClips(data.shards, rows)
+    pools = decode_and_ask([read], [watch], decoders=1, nets=gpus or cpus)
+    return _collected(net, options, [*rows], pools)
 
 
 def survey_sounds(
@@ -156,8 +159,8 @@ def survey_sounds(
     ]
     read = ReadItems(pa.Table.from_pylist(rows, schema=SOUND_SCHEMA))
     shards = list(range(-(-len(items) // read.size)))
-    # Long files become several rows, so that the sample may have more rows than files.
-    sample = dict.fromkeys(shards[: -(-options.sample // read.size)], read.size)
+    sample = {i: min(read.size, options.sample - i * read.size) for i in shards}
+    sample = {i: size for i, size in sample.items() if size > 0}
     stages: list[Stage] = [read, SplitSounds(PART_S), ReadSounds(net.config.sample_rate)]
     pools = decode_and_ask(stages, [_watch(where, options, FLOAT, sample, None)])
     return _collected(net, options, shards, pools)
@@ -177,9 +180,11 @@ def _collected(
 ) -> Survey:
     units = {layer: net.channels(layer) for layer in options.layers}
     survey = collect(run.run(shards, pools), units, options.k)
-    frames = len(survey.frames.get(MODEL, ())) // units[options.layers[-1]]
-    for name, values in survey.frames.items():
-        survey.frames[name] = values.reshape(frames, -1)
+    if not survey.top:
+        raise UserError(f"none of the sounds can be heard ({survey.errors} cannot be read)")
+    for layer, nets in survey.frames.items():
+        frames = len(nets[MODEL]) // units[layer]
+        survey.frames[layer] = {name: x.reshape(frames, -1) for name, x in nets.items()}
     return survey
 
 
@@ -194,7 +199,7 @@ def frame_labels(data: Dataset, split: str, rows: int) -> tuple[list[list[str]],
     kinds = tuple(TRUTH.values())
     found: list[list[str]] = []
     guessed: list[list[str]] = []
-    for table in data.batches(["frame_labels", *heads], 256, split, rows):
+    for table in data.batches(["frame_labels", "frame_times", *heads], 256, split, rows):
         for clip in table["frame_labels"].to_pylist():
             found += [[label for label in frame if label.startswith(kinds)] for frame in clip or []]
         # [heads][frames of all clips]
@@ -202,7 +207,9 @@ def frame_labels(data: Dataset, split: str, rows: int) -> tuple[list[list[str]],
             [f"{TRUTH[h]}{data.classes[h][i]}" for i in tensor(table[h]).argmax(-1).ravel()]
             for h in heads
         ]
-        guessed += [list(labels) for labels in zip(*named, strict=True)]
+        # Without teachers nobody says anything of any frame.
+        frames = tensor(table["frame_times"]).size
+        guessed += [list(x) for x in zip(*named, strict=True)] if heads else [[]] * frames
     return (found, "the truth") if any(found) else (guessed, "the teachers")
 
 

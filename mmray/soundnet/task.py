@@ -138,8 +138,9 @@ class SoundNetTask:
         assert isinstance(total, Tensor)
         if not self.sparse_heads:
             return total, kls
-        assert isinstance(model, SoundNetModel)
-        l1 = _l1_of_units(model)
+        net = getattr(model, "module", model)  # of several workers it is wrapped
+        assert isinstance(net, SoundNetModel)
+        l1 = _l1_of_units(net)
         return total + self.sparse_heads * l1, {**kls, "l1_heads": l1}
 
     def evaluate(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,11 +25,20 @@ MODEL = "the model"
 UNTRAINED = "untrained"
 FLOAT = "float32"
 """Of `audio` as `ReadSounds` decodes it; else as in a clip dataset."""
-Answer = tuple[str, str, int, bytes, dict[int, Any]]
-"""Kind, name, count, data, and what is known of the rows in it."""
 SHORTEST_S = 10.0
 """Shorter sounds are repeated, as the published code does: padding would drive units, too."""
 _BATCH = 4
+
+
+class Answer(NamedTuple):
+    """What `WatchUnits` says of a shard: `errors`, `top`, `means` or `frames`."""
+
+    kind: str
+    layer: str = ""
+    net: str = ""
+    errors: int = 0
+    data: bytes = b""
+    rows: dict[int, dict[str, Any]] | None = None
 
 
 @dataclass
@@ -109,16 +118,16 @@ class Survey:
     Args:
         top: the top windows by layer.
         rows: `id, uri, start_s, duration_s` of the rows that they are in, by key.
-        frames: activations of the units of the last layer asked for, in the frames of the sample,
-            by name of the net: float16 [frames, U].
-        means: those of the model over whole rows of the sample, float16 [rows, U].
+        frames: activations of the units in the frames of the sample, by layer and name of the net:
+            float16 [frames, U].
+        means: those of the model's last layer over whole rows of the sample, float16 [rows, U].
         sample: the sampled rows, in the order of `means`.
         errors: rows that could not be heard.
     """
 
     top: dict[str, TopWindows] = field(default_factory=dict)
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
-    frames: dict[str, np.ndarray] = field(default_factory=dict)
+    frames: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     means: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     sample: list[dict[str, Any]] = field(default_factory=list)
     errors: int = 0
@@ -126,9 +135,15 @@ class Survey:
 
 @dataclass
 class ReadClips:
-    """First stage: the clips of one shard of a dataset, by its number."""
+    """First stage: the first so many clips of a shard of a dataset, by its number.
+
+    Args:
+        paths: of all shards.
+        rows: how many of each.
+    """
 
     paths: Sequence[str]
+    rows: dict[int, int]
 
     def setup(self) -> None:
         """Nothing to load."""
@@ -138,6 +153,7 @@ class ReadClips:
         shard = rows["shard"][0].as_py()
         columns = ["id", "uri", "start_s", "duration_s", "sample_rate", "audio", "frame_times"]
         table = open_parquet(self.paths[shard]).read(columns=[*columns, "split"])
+        table = table.slice(0, self.rows[shard])
         return table.append_column("shard", pa.array([shard] * table.num_rows, pa.int64()))
 
 
@@ -164,7 +180,7 @@ class WatchUnits:
 
     Args:
         model: anything that `mmray.load` takes.
-        layers: the layers to watch; the last one is also measured on the sample.
+        layers: the layers to watch.
         k: windows of each unit.
         encoding: of the column `audio`.
         sample: how many of a shard's first rows of the split `split` belong to the sample.
@@ -197,73 +213,83 @@ class WatchUnits:
         }
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """One row for each answer: `kind, name, shard, count, data`, and `rows` as JSON."""
+        """One row for each `Answer`, with `shard`, and `rows` as JSON."""
         shard = rows["shard"][0].as_py()
         bad = failed(rows)
         good = [i for i in range(rows.num_rows) if not bad[i]]
         mine = [i for i in good if self.split in (None, _value(rows, "split", i))]
         chosen = mine[: self.sample.get(shard, 0)]
-        answers: list[Answer] = [("errors", "", sum(bad), b"", {})]
+        answers = [Answer("errors", errors=sum(bad))]
         if not good:
             return _table(answers, shard)
         peaks: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in self.layers}
-        means, frames = [], []
-        for i, maps, samples in self._heard(rows, good):
-            for layer, x in maps.items():
-                inside = _inside(self._net, layer, x.shape[1], samples)
-                times = self._net.times(layer, x.shape[1])[inside] % _value(rows, "duration_s", i)
+        frames: dict[str, list[np.ndarray]] = {name: [] for name in self.layers}
+        means = []
+        for i, maps, wave in self._heard(rows, good):
+            for layer in self.layers:
+                x, inside = maps[layer], _inside(self._net, layer, maps[layer], wave)
+                times = self._net.times(layer, x.shape[1])[inside] % wave.period_s
                 best = x[:, inside].argmax(axis=1)
                 peaks[layer].append((x[np.arange(len(x)), inside.start + best], times[best]))
-            if i in chosen:  # of the last layer
+                if i in chosen:
+                    frames[layer] += _in_frames(self._net, layer, x, _windows(rows, i), inside)
+            if i in chosen:
                 means.append(x[:, inside].mean(axis=1))
-                frames += _in_frames(self._net, layer, x, _windows(rows, i), samples)
         sources = np.array([source(rows["uri"][i].as_py()) for i in good], np.int64)
         keys = np.array([shard * SHARD + i for i in good], np.int64)
         for layer, found in peaks.items():
-            values, times = (np.stack(x, axis=1) for x in zip(*found, strict=True))
+            values, times = (np.stack(part, axis=1) for part in zip(*found, strict=True))
             top = best_of_sources(values, keys, times, sources, self.k)
             known = {int(key): _row(rows, int(key % SHARD)) for key in np.unique(top.keys)}
-            answers.append(("top", layer, 0, top.to_bytes(), known))
+            answers.append(Answer("top", layer, data=top.to_bytes(), rows=known))
         if chosen:
             known = {shard * SHARD + i: _row(rows, i) for i in chosen}
-            answers.append(("means", self.layers[-1], 0, _half(means), known))
-            answers.append(("frames", MODEL, 0, _half(frames), {}))
+            answers.append(Answer("means", self.layers[-1], data=_half(means), rows=known))
+            for layer, vectors in frames.items():
+                answers.append(Answer("frames", layer, MODEL, data=_half(vectors)))
             answers += self._of_others(rows, chosen)
         return _table(answers, shard)
 
     def _heard(
         self, rows: pa.Table, good: Sequence[int]
-    ) -> Iterator[tuple[int, dict[str, np.ndarray], int]]:
-        """Each row with its layers' maps [U, cells], and the samples that they are of."""
+    ) -> Iterator[tuple[int, dict[str, np.ndarray], Wave]]:
+        """Each row with its layers' maps [U, cells], and what they are of."""
         for start in range(0, len(good), _BATCH):
             part = good[start : start + _BATCH]
             waves = [self._wave(rows, i) for i in part]
-            found = self._net.many_features(waves, self._net.config.sample_rate, self.layers)
-            yield from zip(part, found, map(len, waves), strict=True)
+            samples = [wave.samples for wave in waves]
+            found = self._net.many_features(samples, self._net.config.sample_rate, self.layers)
+            yield from zip(part, found, waves, strict=True)
 
-    def _of_others(self, rows: pa.Table, chosen: Sequence[int]) -> list[Answer]:
-        """The activations of the other nets on the sampled rows."""
-        found: list[Answer] = []
+    def _of_others(self, rows: pa.Table, chosen: Sequence[int]) -> Iterator[Answer]:
+        """The activations of the other nets on the sampled rows, in layers of the same name."""
         for name, net in self._others.items():
-            layer = self.layers[-1] if self.layers[-1] in net.layers else net.config.trunk[-1].name
-            frames = []
-            for i in chosen:
+            layers = [layer for layer in self.layers if layer in net.layers]
+            frames: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+            for i in chosen if layers else ():
                 wave = self._wave(rows, i)
-                (x,) = net.features([wave], self._net.config.sample_rate, layer)
-                frames += _in_frames(net, layer, x, _windows(rows, i), len(wave))
-            found.append(("frames", name, 0, _half(frames), {}))
-        return found
+                (maps,) = net.many_features([wave.samples], self._net.config.sample_rate, layers)
+                for layer, x in maps.items():
+                    inside = _inside(net, layer, x, wave)
+                    frames[layer] += _in_frames(net, layer, x, _windows(rows, i), inside)
+            for layer, values in frames.items():
+                yield Answer("frames", layer, name, data=_half(values))
 
-    def _wave(self, rows: pa.Table, i: int) -> np.ndarray:
+    def _wave(self, rows: pa.Table, i: int) -> Wave:
         """A row's sound at the model's rate, repeated where it is short."""
         value, rate = rows["audio"][i].as_buffer(), self._net.config.sample_rate
-        wave = (
-            np.frombuffer(value, "<f4")
-            if self.encoding == FLOAT
-            else waveform(value, self.encoding)
-        )
+        is_float = self.encoding == FLOAT
+        wave = np.frombuffer(value, "<f4") if is_float else waveform(value, self.encoding)
         wave = resample(wave, int(_value(rows, "sample_rate", i) or rate), rate)
-        return repeat(wave, round(SHORTEST_S * rate))
+        return Wave(repeat(wave, round(SHORTEST_S * rate)), len(wave) / rate)
+
+
+class Wave(NamedTuple):
+    """A sound, repeated where it is short."""
+
+    samples: np.ndarray
+    period_s: float
+    """Seconds of the sound itself."""
 
 
 def best_of_sources(
@@ -305,32 +331,32 @@ def collect(answers: Iterator[dict[str, Any]], units: dict[str, int], k: int) ->
     """
     survey = Survey()
     rows: dict[str, dict[int, dict[str, Any]]] = {layer: {} for layer in units}
-    sampled: dict[tuple[str, str], dict[int, bytes]] = {}
+    sampled: dict[tuple[str, str, str], dict[int, bytes]] = {}
     listed: dict[int, list[dict[str, Any]]] = {}
     for answer in answers:
-        kind, name, shard = answer["kind"], answer["name"], answer["shard"]
+        kind, layer, shard = answer["kind"], answer["layer"], answer["shard"]
         known = {int(key): row for key, row in json.loads(answer["rows"]).items()}
         if kind == "errors":
-            survey.errors += answer["count"]
+            survey.errors += answer["errors"]
         elif kind == "top":
-            new = TopWindows.from_bytes(answer["data"], units[name])
-            old = survey.top.get(name)
-            survey.top[name] = new if old is None else old.with_others(new, k)
-            rows[name] |= known
-            kept = set(survey.top[name].keys.ravel().tolist())
-            rows[name] = {key: row for key, row in rows[name].items() if key in kept}
+            new = TopWindows.from_bytes(answer["data"], units[layer])
+            old = survey.top.get(layer)
+            survey.top[layer] = new if old is None else old.with_others(new, k)
+            rows[layer] |= known
+            kept = set(survey.top[layer].keys.ravel().tolist())
+            rows[layer] = {key: row for key, row in rows[layer].items() if key in kept}
         else:
-            sampled.setdefault((kind, name), {})[shard] = answer["data"]
+            sampled.setdefault((kind, layer, answer["net"]), {})[shard] = answer["data"]
             if kind == "means":
                 listed[shard] = list(known.values())
-    for known in rows.values():
-        survey.rows |= known
-    for (kind, name), parts in sampled.items():
+    for found in rows.values():
+        survey.rows |= found
+    for (kind, layer, net), parts in sampled.items():
         joined = np.frombuffer(b"".join(parts[shard] for shard in sorted(parts)), np.float16)
         if kind == "means":
-            survey.means = joined.reshape(-1, units[name])
+            survey.means = joined.reshape(-1, units[layer])
         else:
-            survey.frames[name] = joined
+            survey.frames.setdefault(layer, {})[net] = joined
     survey.sample = [row for shard in sorted(listed) for row in listed[shard]]
     return survey
 
@@ -343,12 +369,12 @@ def source(uri: str) -> int:
     )
 
 
-def _inside(net: SoundNet, layer: str, cells: int, samples: int) -> slice:
-    """The cells that see nothing but sound; all where none does."""
+def _inside(net: SoundNet, layer: str, x: np.ndarray, wave: Wave) -> slice:
+    """The cells of a map [U, cells] that see nothing but sound; all where none does."""
     g = net.config.geometry(layer)
     first = -(g.start // g.stride)
-    end = (samples - g.start - g.field) // g.stride + 1
-    return slice(first, end) if first < end else slice(0, cells)
+    end = min(x.shape[1], (len(wave.samples) - g.start - g.field) // g.stride + 1)
+    return slice(first, end) if first < end else slice(0, x.shape[1])
 
 
 def _in_frames(
@@ -356,18 +382,21 @@ def _in_frames(
     layer: str,
     x: np.ndarray,
     windows: Sequence[tuple[float, float]],
-    samples: int,
+    inside: slice,
 ) -> list[np.ndarray]:
-    """Mean activations [U] in each of the windows (seconds), of a map [U, cells]; in all of the
-    sound where there are none."""
+    """Mean activations [U] in each of the windows (seconds), of a map [U, cells].
+
+    Where there are no windows, in all of the sound. Cells that are not `inside` do not count; a
+    window without any other takes the nearest one.
+    """
+    times, x = net.times(layer, x.shape[1])[inside], x[:, inside]
     if not windows:
-        return [x[:, _inside(net, layer, x.shape[1], samples)].mean(axis=1)]
-    times = net.times(layer, x.shape[1])
+        return [x.mean(axis=1)]
     half = net.config.geometry(layer).stride / net.config.sample_rate / 2
     found = []
     for low, high in windows:
         weights = np.clip(np.minimum(high, times + half) - np.maximum(low, times - half), 0, None)
-        if not weights.any():  # a window beyond the last cell takes that
+        if not weights.any():
             weights = np.eye(len(times))[np.abs(times - (low + high) / 2).argmin()]
         found.append(x @ (weights / weights.sum()).astype(np.float32))
     return found
@@ -396,14 +425,14 @@ def _half(vectors: Sequence[np.ndarray]) -> bytes:
 
 
 def _table(answers: Sequence[Answer], shard: int) -> pa.Table:
-    kinds, names, counts, data, rows = zip(*answers, strict=True)
     return pa.table(
         {
-            "kind": pa.array(kinds, pa.string()),
-            "name": pa.array(names, pa.string()),
+            "kind": pa.array([a.kind for a in answers], pa.string()),
+            "layer": pa.array([a.layer for a in answers], pa.string()),
+            "net": pa.array([a.net for a in answers], pa.string()),
             "shard": pa.array([shard] * len(answers), pa.int64()),
-            "count": pa.array(counts, pa.int64()),
-            "data": pa.array(data, pa.binary()),
-            "rows": pa.array([json.dumps(known) for known in rows], pa.string()),
+            "errors": pa.array([a.errors for a in answers], pa.int64()),
+            "data": pa.array([a.data for a in answers], pa.binary()),
+            "rows": pa.array([json.dumps(a.rows or {}) for a in answers], pa.string()),
         }
     )

@@ -53,6 +53,8 @@ def test_a_page_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("value", "text"),
     [
         (None, "–"),
+        (float("nan"), "–"),
+        (float("-inf"), "–"),
         (0.12345, "0.123"),
         (1234, "1,234"),
         (2500.0, "2,500"),
@@ -90,6 +92,13 @@ def test_a_chart_asks_no_host_and_tells_its_numbers() -> None:
     assert chart.spec["encoding"]["x"]["title"] == "step"
     assert chart.spec["encoding"]["y"]["title"] == "loss"
     assert chart.spec["encoding"]["color"]["sort"] == ["a", "b"]
+
+
+def test_charts_have_no_numbers_that_json_lacks() -> None:
+    spec = charts.bars("t", "a", [{"n": "x", "v": float("nan")}], "n", "v").spec
+    assert json.loads(json.dumps(spec, allow_nan=False))["data"]["values"] == [
+        {"n": "x", "v": None}
+    ]
 
 
 def test_names_with_dots_and_brackets_are_fields() -> None:

@@ -27,6 +27,17 @@ def test_an_mp3_file_holds_the_sound(seconds: float) -> None:
     assert len(data) < 6000 * seconds + 2000
 
 
+@pytest.mark.parametrize("rate", [20_000, 96_000])
+def test_rates_that_mp3_lacks_are_resampled(rate: int) -> None:
+    with av.open(io.BytesIO(mp3(np.ones(rate, np.float32) * 0.1, rate))) as file:
+        assert file.streams.audio[0].rate in (22050, 48000)
+    assert mp3(np.zeros(0, np.float32), rate)
+
+
+def test_equal_things_have_a_map() -> None:
+    assert np.isfinite(maps.plane(np.ones((6, 8)))).all()
+
+
 def test_silence_stays_silent() -> None:
     with av.open(io.BytesIO(mp3(np.zeros(RATE), RATE))) as file:
         assert max(np.abs(f.to_ndarray()).max() for f in file.decode(audio=0)) < 1e-3

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from jobs import report
 from mmray import storage
@@ -15,6 +16,8 @@ from mmray.models import load_predictor
 from mmray.pipeline.dataset import Dataset
 from mmray.report.soundnet.page import filter_charts
 from mmray.report.soundnet.units import spoken_for
+from mmray.soundnet.config import SoundNetConfig
+from mmray.soundnet.model import SoundNetModel, save_model
 from tests.report.html import Page
 from tests.soundnet.clips import OBJECTS, RATE, SCENES, write_clips, write_net
 from tests.soundnet.test_transfer import write_wav
@@ -85,6 +88,33 @@ def test_the_metrics_of_a_file_are_taken(model: str, data: Dataset, tmp_path: Pa
     assert "0.123" in page.text
 
 
+def test_metrics_of_something_else_are_refused(model: str, data: Dataset, tmp_path: Path) -> None:
+    for wrong in ([1], {"bleu4": 1.0}):
+        storage.write_json(tmp_path / "m.json", wrong)
+        with pytest.raises(UserError, match="--metrics: holds no metrics that"):
+            page_of("--model", model, "--data", data.uri, "--metrics", str(tmp_path / "m.json"))
+
+
+def test_a_net_of_other_classes_is_shown_without_agreement(data: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_model(tmp_path / "net", SoundNetModel(SoundNetConfig("soundnet5", ["violin"], [])))
+    page = page_of(
+        *("--model", str(tmp_path / "net"), "--data", data.uri, "--out", str(tmp_path)),
+        *("--items", "2", "--windows", "2", "--layers", "conv4", "conv3"),
+    )
+    assert "Agreement with the teachers" not in page.text
+    assert "All units of conv3" in page.text
+    assert "All units of conv4" in page.text
+    assert sum("best unit for each label" in label for label in page.labels) == 2
+
+
+def test_silence_has_a_page(model: str, tmp_path: Path) -> None:
+    for i in range(6):
+        write_wav(tmp_path / f"in/quiet/{i}.wav", np.zeros(RATE))
+    argv = ["--sounds", f"folder:{tmp_path}/in", "--out", str(tmp_path), "--items", "1"]
+    assert "What units hear" in page_of("--model", model, *argv).text
+
+
 def test_the_page_is_logged_to_mlflow(model: str, data: Dataset, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -114,7 +144,7 @@ def test_the_page_is_logged_to_mlflow(model: str, data: Dataset, tmp_path: Path)
         (["--also", "x"], "--also x: expected NAME=MODEL"),
         (["--also", "x=/nowhere"], "/nowhere: no such model"),
         (["--metrics", "/nowhere.json"], "/nowhere.json"),
-        (["--sounds", "sonicpi"], "--data and --sounds: expected one of them"),
+        (["--sounds", "sonicpi"], "--sounds: takes no --data"),
         (["--data", "/nowhere"], "/nowhere: is not a finished dataset"),
     ],
 )

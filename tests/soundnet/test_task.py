@@ -101,6 +101,10 @@ def test_sparse_heads_pay_for_their_weights() -> None:
     weights = torch.cat([head.weight.flatten() for head in model.heads.values()])
     torch.testing.assert_close(parts["l1_heads"], weights.abs().sum() / 1024)
     torch.testing.assert_close(loss, plain + 3.0 * parts["l1_heads"])
+    # Of several workers the model is wrapped.
+    wrapped = torch.nn.DataParallel(model)
+    again, _ = SoundNetTask(CONFIG, sparse_heads=3.0).loss(wrapped, batch)
+    torch.testing.assert_close(again, loss)
 
 
 def test_frames_outside_the_crop_do_not_count_and_clips_weigh_the_same() -> None:

@@ -75,7 +75,7 @@ def test_a_cluster_finds_the_same(model: str, data: Dataset) -> None:
     for layer in options.layers:
         np.testing.assert_array_equal(spread.top[layer].values, here.top[layer].values)
         np.testing.assert_array_equal(spread.top[layer].keys, here.top[layer].keys)
-    np.testing.assert_array_equal(spread.frames[MODEL], here.frames[MODEL])
+        np.testing.assert_array_equal(spread.frames[layer][MODEL], here.frames[layer][MODEL])
     assert spread.sample == here.sample
     assert spread.rows == here.rows
 
@@ -87,16 +87,13 @@ def test_the_sample_is_of_one_split_and_in_order(model: str, data: Dataset) -> N
     held_out = data.read(["id"], "test")["id"].to_pylist()
     assert [row["id"] for row in survey.sample] == held_out[:5]
     assert survey.means.shape == (5, 1024)
-    assert survey.frames[MODEL].shape == survey.frames["untrained"].shape == (5 * FRAMES, 1024)
+    frames = survey.frames["conv7"]
+    assert frames[MODEL].shape == frames["untrained"].shape == (5 * FRAMES, 1024)
     labels, who = frame_labels(data, "test", 5)
     assert who == "the truth"
     assert [x[0].removeprefix("object:") for x in labels[::FRAMES]] == [
         OBJECTS[3 * i % len(OBJECTS)] for i in range(5)
     ]
-    # Where no window reaches an edge, a frame's activation is the mean over its cells.
-    last = data.read(["id", "audio", "frame_times", "duration_s"], "test").slice(3, 1)
-    assert last["duration_s"][0].as_py() == 6.0
-    assert tensor(last["frame_times"]).tolist() == [[1.5, 4.5]]
 
 
 @pytest.mark.usefixtures("local_mode")
@@ -123,6 +120,51 @@ def test_files_are_watched_and_bad_ones_counted(model: str, tmp_path: Path) -> N
         row = survey.rows[key]
         assert 0 <= time <= row["duration_s"]
         assert len(Cuts(None, RATE).sound(key, row, 0.0, 0.5)) == round(0.5 * RATE)
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_layers_may_be_asked_for_in_any_order(model: str, data: Dataset) -> None:
+    net = load_predictor(model, device="cpu")
+    up = survey_clips(model, net, data, SurveyOptions(("conv5", "conv7"), k=2, sample=4))
+    down = survey_clips(model, net, data, SurveyOptions(("conv7", "conv5"), k=2, sample=4))
+    for layer in ("conv5", "conv7"):
+        np.testing.assert_array_equal(up.top[layer].keys, down.top[layer].keys)
+        np.testing.assert_array_equal(up.frames[layer][MODEL], down.frames[layer][MODEL])
+    assert (up.means.shape, down.means.shape) == ((4, 1024), (4, 256))
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_a_frame_is_the_mean_of_the_cells_in_it(model: str, data: Dataset) -> None:
+    net = load_predictor(model, device="cpu")
+    survey = survey_clips(model, net, data, SurveyOptions(("pool5",), k=1, sample=4))
+    row = data.read(["audio", "frame_times", "duration_s"], "test").slice(3, 1)
+    assert row["duration_s"][0].as_py() == 6.0
+    assert tensor(row["frame_times"]).tolist() == [[1.5, 4.5]]
+    wave = repeat(waveform(row["audio"][0].as_py(), "pcm16"), 10 * RATE)
+    (x,) = net.features([wave], RATE, "pool5")
+    times = net.times("pool5", x.shape[1])
+    half = 8192 / RATE / 2
+    shared = np.minimum(6.0, times + half) - np.maximum(3.0, times - half)
+    wanted = x @ (np.clip(shared, 0, None) / np.clip(shared, 0, None).sum())
+    np.testing.assert_allclose(survey.frames["pool5"][MODEL][7], wanted, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_only_the_first_clips_are_watched(model: str, data: Dataset) -> None:
+    net = load_predictor(model, device="cpu")
+    survey = survey_clips(model, net, data, SurveyOptions(("conv3",), k=9, limit=7))
+    first = set(data.read(["id"], limit=7)["id"].to_pylist())
+    assert {row["id"] for row in survey.rows.values()} <= first
+    assert [row["id"] for row in survey.sample] == ["clip-0", "clip-3", "clip-6"]
+
+
+@pytest.mark.usefixtures("local_mode")
+def test_where_nothing_can_be_heard(model: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_bytes(b"nothing")
+    items = [SoundItem(str(tmp_path / "bad.wav"), "bad.wav", None)]
+    net = load_predictor(model, device="cpu")
+    with pytest.raises(UserError, match=r"none of the sounds can be heard \(1 cannot be read\)"):
+        survey_sounds(model, net, items, SurveyOptions(("conv7",)))
 
 
 def test_an_unknown_layer_names_those_there_are(model: str, data: Dataset) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 
+from mmray.errors import UserError
 from mmray.report import charts
 from mmray.report.curves import loss_charts
 from mmray.report.page import Chart, Grid, Media, metric_grid, page_name, render
@@ -21,11 +22,15 @@ from mmray.soundnet.windows import MODEL, Survey
 CONFUSION_CLASSES = 20
 METRICS = {
     "objects.top1": "objects: same first class as the teacher",
+    "objects.top1_prior": "objects: the prior's first class is the teacher's",
     "objects.top5": "objects: the teacher's first among five",
     "objects.kl": "objects: KL from the teacher (nats)",
+    "objects.kl_prior": "objects: KL of the prior (nats)",
     "scenes.top1": "scenes: same first class as the teacher",
+    "scenes.top1_prior": "scenes: the prior's first class is the teacher's",
     "scenes.top5": "scenes: the teacher's first among five",
     "scenes.kl": "scenes: KL from the teacher (nats)",
+    "scenes.kl_prior": "scenes: KL of the prior (nats)",
     "labels.objects": "objects: really there",
     "labels.teacher_objects": "objects: really there, by the teacher's eyes",
     "labels.mfcc_objects": "objects: really there, MFCC with labels",
@@ -64,11 +69,15 @@ def soundnet_page(
     media = Media()
     survey = collection.survey(where, net, options)
     labels, who = collection.labels(survey)
-    found = {name: detectors(x, labels) for name, x in survey.frames.items()}
+    found = {
+        layer: {name: detectors(x, labels) for name, x in nets.items()}
+        for layer, nets in survey.frames.items()
+    }
     layer = options.layers[-1]
-    own = {layer: found.get(MODEL)}
     cuts = Cuts(collection.data, collection.sample_rate or net.config.sample_rate)
     windows = Windows(net, survey, cuts, media)
+    # Before the windows of units, which take what room is left on the page.
+    mapped = sound_maps(collection, survey, labels, cuts, media, layer, seed)
     html = render(
         "soundnet.html",
         media,
@@ -78,14 +87,19 @@ def soundnet_page(
         f"unit of {layer} listens for, and how the net maps sounds.",
         layer=layer,
         labels_from=who,
-        figures=_figures(net, found, layer, survey),
+        figures=_figures(net, found.get(layer, {}), layer, survey),
         curves=loss_charts(where),
-        detector_charts=_detector_charts(found, layer),
-        units={name: unit_cards(name, own.get(name), windows, units) for name in options.layers},
-        unit_tables=[unit_table(net, own[layer], survey, layer)],
-        maps=sound_maps(collection, survey, labels, cuts, media, layer, seed),
+        detector_charts=[c for name in options.layers for c in _detector_charts(found, name)],
+        units={
+            name: unit_cards(name, found.get(name, {}).get(MODEL), windows, units)
+            for name in options.layers
+        },
+        unit_tables=[
+            unit_table(net, found.get(name, {}).get(MODEL), survey, name) for name in options.layers
+        ],
+        maps=mapped,
         agreement=_agreement(metrics),
-        confusion=_confusion(collection, net),
+        confusion=_confusion(collection, net, options.limit),
         filters=filter_charts(net),
         facts=_facts(where, net, collection, survey),
     )
@@ -96,7 +110,13 @@ def _facts(where: str, net: SoundNet, collection: Collection, survey: Survey) ->
     heads = ", ".join(f"{len(names):,} {head}" for head, names in net.classes.items())
     facts = {"model": where, "net": f"{net.config.arch}, {heads or 'no heads'}"}
     facts["sounds"] = collection.described()
-    facts["windows"] = f"{len(survey.rows):,} sounds are among the strongest of some unit"
+    keys = (
+        int(top.keys[unit, rank])
+        for top in survey.top.values()
+        for unit in range(len(top.values))
+        for rank in top.answered(unit)
+    )
+    facts["windows"] = f"{len(set(keys)):,} sounds are among the strongest of some unit"
     if survey.errors:
         facts["left out"] = f"{survey.errors:,} that cannot be read"
     return facts
@@ -149,7 +169,8 @@ def filter_charts(net: SoundNet) -> list[Chart]:
     ]
 
 
-def _detector_charts(found: dict[str, Detectors], layer: str) -> list[Chart]:
+def _detector_charts(layers: dict[str, dict[str, Detectors]], layer: str) -> list[Chart]:
+    found = layers.get(layer, {})
     if MODEL not in found or not found[MODEL].labels:
         return []
     rows = [
@@ -202,18 +223,29 @@ def _detector_charts(found: dict[str, Detectors], layer: str) -> list[Chart]:
     return charted
 
 
+def check_metrics(metrics: dict[str, float]) -> None:
+    """Refuse what `evaluate.py soundnet` did not write.
+
+    Raises:
+        UserError: none of the metrics is of a SoundNet.
+    """
+    if not isinstance(metrics, dict) or not metrics.keys() & METRICS.keys():
+        raise UserError("--metrics: holds no metrics that `evaluate.py soundnet` writes")
+
+
 def _agreement(metrics: dict[str, dict[str, float]]) -> list[Grid]:
+    metrics = {name: values for name, values in metrics.items() if values}
     if not metrics:
         return []
     return [metric_grid("Agreement with the teachers, and with the truth", metrics, METRICS)]
 
 
-def _confusion(collection: Collection, net: SoundNet) -> list[Chart]:
+def _confusion(collection: Collection, net: SoundNet, limit: int | None) -> list[Chart]:
     """For each head, what the student says where the teacher says something."""
     if collection.data is None:
         return []
     found = []
-    for head, (names, counts) in confusion(net, collection.data, collection.split).items():
+    for head, (names, counts) in confusion(net, collection.data, collection.split, limit).items():
         often = np.argsort(-counts.sum(axis=1), kind="stable")[:CONFUSION_CLASSES]
         part = counts[np.ix_(often, often)]
         share = part / np.maximum(counts.sum(axis=1)[often, None], 1)

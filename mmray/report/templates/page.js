@@ -21,7 +21,8 @@
     button = from;
     button?.setAttribute("aria-pressed", "true");
     playing.addEventListener("ended", stop);
-    playing.play();
+    // Another sound may be wanted before this one has begun.
+    playing.play().catch((error) => error.name === "AbortError" || console.error(error));
   };
   for (const each of document.querySelectorAll("button[data-sound]")) {
     each.addEventListener("click", () => play(each.dataset.sound, each));
@@ -54,7 +55,10 @@
     if (spec.data) filled(spec.data);
     const place = figure.querySelector(".vega");
     spec.description = place.getAttribute("aria-label"); // Vega would write its own over it
-    const result = await vegaEmbed(place, spec, { renderer: "svg", actions: false, config, tooltip: { theme: "custom" } });
+    const narrow = { orient: "bottom", columns: 3 };
+    const legend = place.clientWidth < 480 ? { ...config.legend, ...narrow } : config.legend;
+    const options = { renderer: "svg", actions: false, tooltip: { theme: "custom" } };
+    const result = await vegaEmbed(place, spec, { ...options, config: { ...config, legend } });
     place.classList.remove("vega-embed");
     result.view.addEventListener("click", (event, item) => {
       if (item?.datum?.sound) play(item.datum.sound, null);
