@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from jobs import report
+from mmray.serving import web
+from tests.report.joint_world import World
 from tests.serving.page_flows import ARGS, CHROMIUM, DEVICES
 from tests.soundnet.clips import write_clips, write_net
 
@@ -41,6 +43,13 @@ def soundnet(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
 
 
+@pytest.fixture(scope="module")
+def joint(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = str(tmp_path_factory.mktemp("joint"))
+    argv = ["--model", world.model, "--data", world.data, "--metrics", world.metrics]
+    return report.main(["joint", "--local", *argv, "--out", out, "--items", "6"])
+
+
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
     """Opens a page from disk; in the end nothing may be wrong with it."""
@@ -69,7 +78,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         assert faults == []
 
 
-def drawn(page: Page) -> None:
+def drawn(page: Page, pictures: bool = True) -> None:
     """Every chart has marks and a name, every picture is loaded."""
     charts = page.locator("figure.chart")
     assert charts.count() > 0
@@ -79,13 +88,17 @@ def drawn(page: Page) -> None:
         assert len(chart.locator(".vega").get_attribute("aria-label") or "") > 20
     empty = "[...document.querySelectorAll('img[data-media]')].filter(i => !i.naturalWidth).length"
     page.wait_for_function("[...document.images].every(i => i.complete)")
-    assert page.evaluate(empty) == 0
+    assert not pictures or page.evaluate(empty) == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", list(DEVICES))
-def test_everything_is_drawn(soundnet: str, open_page: Open, device: str, scheme: str) -> None:
-    drawn(open_page(soundnet, device, scheme))
+@pytest.mark.parametrize("kind", ["soundnet", "joint"])
+def test_everything_is_drawn(
+    request: pytest.FixtureRequest, open_page: Open, kind: str, device: str, scheme: str
+) -> None:
+    page = open_page(request.getfixturevalue(kind), device, scheme)
+    drawn(page, pictures=kind != "joint")  # whose world has no real thumbnails
 
 
 def test_a_sound_plays_until_it_ends_or_is_stopped(soundnet: str, open_page: Open) -> None:
@@ -133,19 +146,51 @@ def test_the_table_of_units_is_sorted_and_searched(soundnet: str, open_page: Ope
 def test_a_map_plays_and_zooms(soundnet: str, open_page: Open) -> None:
     page = open_page(soundnet)
     page.evaluate(
-        "() => { window.played = []; Audio.prototype.play = function () { played.push(this.src) } }"
+        "() => { window.played = []; Audio.prototype.play = function () "
+        "{ played.push(this.src); return Promise.resolve() } }"
     )
     chart = page.locator("figure.chart", has_text="Sounds as conv7 hears them")
-    image = chart.locator("svg image").first
+    first, second = (chart.locator("svg image").nth(i) for i in range(2))
     chart.scroll_into_view_if_needed()
-    before = image.bounding_box()
-    image.click()
+    first.click()
     page.wait_for_function("window.played.length === 1")
-    image.hover()
-    page.mouse.wheel(0, -400)
+    near = apart(first, second)
+    first.hover()
+    page.mouse.wheel(0, -300)
+    page.wait_for_timeout(500)
+    assert apart(first, second) > 1.2 * near
+
+
+def apart(first: Locator, second: Locator) -> float:
+    a, b = first.bounding_box(), second.bounding_box()
+    assert a is not None
+    assert b is not None
+    return ((a["x"] - b["x"]) ** 2 + (a["y"] - b["y"]) ** 2) ** 0.5
+
+
+def test_quick_clicks_are_no_errors(soundnet: str, open_page: Open) -> None:
+    page = open_page(soundnet)
+    page.evaluate(
+        "() => { for (const b of document.querySelectorAll('button.play')) { b.click(); b.click(); "
+        "b.click(); } }"
+    )
     page.wait_for_timeout(300)
-    assert before is not None
-    assert chart.locator("svg image").first.bounding_box() is not None
+
+
+def test_it_works_as_the_service_shows_it(soundnet: str, browser: Browser) -> None:
+    page, faults = browser.new_page(), []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("console", lambda message: faults.append(message.text))
+    headers = {**web.headers_of("/reports/soundnet"), "Content-Type": "text/html; charset=utf-8"}
+    body = Path(soundnet).read_text()
+    page.route("**/*", lambda route: route.fulfill(status=200, body=body, headers=headers))
+    page.goto("http://127.0.0.1:9/reports/soundnet")
+    page.wait_for_selector("html.ready", timeout=60_000)
+    drawn(page)
+    page.locator("button.play").first.click()
+    expect(page.locator("button.play").first).to_have_attribute("aria-pressed", "true")
+    assert faults == []
+    page.close()
 
 
 def test_it_prints_on_white(soundnet: str, open_page: Open, tmp_path: Path) -> None:
