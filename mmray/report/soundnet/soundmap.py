@@ -93,7 +93,7 @@ def _illustrate(
                 wave = cuts.whole(stored["audio"])
             else:
                 wave = cuts.sound(0, sampled, 0.0, min(PLAY_S, sampled["duration_s"]))
-        except MediaError:
+        except (MediaError, OSError):
             continue
         row["sound"] = media.sound(mp3(loudest(wave, cuts.sample_rate, PLAY_S), cuts.sample_rate))
 

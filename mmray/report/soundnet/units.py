@@ -179,9 +179,9 @@ class Windows:
         what = f"{row['uri'].rpartition('/')[2]}, {at:.1f} to {at + length:.1f} s"
         try:
             wave = self.cuts.sound(key, row, start, start + length)
-        except MediaError as e:
+        except (MediaError, OSError) as e:  # the file may be gone by now
             nothing = dict.fromkeys(("picture", "sound", "spectrogram"))
-            return {"what": f"{what}: {e.reason}", **nothing}
+            return {"what": f"{what}: {getattr(e, 'reason', e)}", **nothing}
         rate = self.cuts.sample_rate
         return {
             "what": what,
