@@ -150,6 +150,7 @@ def report_soundnet(args: SoundnetArgs) -> str:
         measured,
         units=args.items,
         seed=args.seed,
+        report=cli.console.print,
     )
     table = storage.join(args.out, "soundnet-units.parquet")
     write_table(table, windows)
@@ -361,8 +362,10 @@ def finish(args: ReportArgs, kind: str, html: str) -> str:
     """Write a page, log it, say where it is."""
     from mmray import storage
     from mmray.report.page import write
-    from mmray.training.runs import log_file
+    from mmray.training.runs import log_file, run_of
 
+    if run_of(args.model) is None:
+        cli.console.print("no training run of the model is known: the page has no loss curves")
     path = storage.join(args.out, f"{kind}.html")
     write(html, path)
     run = log_file(args.model, html.encode(), f"{kind}.html", "report")

@@ -181,7 +181,8 @@ def _collected(
     units = {layer: net.channels(layer) for layer in options.layers}
     survey = collect(run.run(shards, pools), units, options.k)
     if not survey.top:
-        raise UserError(f"none of the sounds can be heard ({survey.errors} cannot be read)")
+        why = f", as {survey.reasons[0]}" if survey.reasons else ""
+        raise UserError(f"none of the sounds can be heard ({survey.errors} cannot be read{why})")
     for layer, nets in survey.frames.items():
         frames = len(nets[MODEL]) // units[layer]
         survey.frames[layer] = {name: x.reshape(frames, -1) for name, x in nets.items()}

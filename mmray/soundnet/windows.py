@@ -25,6 +25,7 @@ MODEL = "the model"
 UNTRAINED = "untrained"
 FLOAT = "float32"
 """Of `audio` as `ReadSounds` decodes it; else as in a clip dataset."""
+MOST_REASONS = 20
 SHORTEST_S = 10.0
 """Shorter sounds are repeated, as the published code does: padding would drive units, too."""
 _BATCH = 4
@@ -123,6 +124,7 @@ class Survey:
         means: those of the model's last layer over whole rows of the sample, float16 [rows, U].
         sample: the sampled rows, in the order of `means`.
         errors: rows that could not be heard.
+        reasons: why, of the first of them.
     """
 
     top: dict[str, TopWindows] = field(default_factory=dict)
@@ -131,6 +133,7 @@ class Survey:
     means: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     sample: list[dict[str, Any]] = field(default_factory=list)
     errors: int = 0
+    reasons: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -219,7 +222,12 @@ class WatchUnits:
         good = [i for i in range(rows.num_rows) if not bad[i]]
         mine = [i for i in good if self.split in (None, _value(rows, "split", i))]
         chosen = mine[: self.sample.get(shard, 0)]
-        answers = [Answer("errors", errors=sum(bad))]
+        reasons = {
+            i: {"uri": _value(rows, "uri", i), "message": _value(rows, "error_message", i)}
+            for i in range(rows.num_rows)
+            if bad[i]
+        }
+        answers = [Answer("errors", errors=len(reasons), rows=reasons)]
         if not good:
             return _table(answers, shard)
         peaks: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in self.layers}
@@ -338,6 +346,8 @@ def collect(answers: Iterator[dict[str, Any]], units: dict[str, int], k: int) ->
         known = {int(key): row for key, row in json.loads(answer["rows"]).items()}
         if kind == "errors":
             survey.errors += answer["errors"]
+            survey.reasons += [f"{row['uri']}: {row['message']}" for row in known.values()]
+            del survey.reasons[MOST_REASONS:]
         elif kind == "top":
             new = TopWindows.from_bytes(answer["data"], units[layer])
             old = survey.top.get(layer)

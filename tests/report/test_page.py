@@ -142,6 +142,7 @@ def empty_soundnet() -> dict:
         "lead": "l",
         "layer": "conv7",
         "labels_from": "nobody",
+        "note": "",
         "units": {},
         "facts": {},
         **{name: [] for name in lists},

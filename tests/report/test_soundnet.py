@@ -86,6 +86,7 @@ def test_the_metrics_of_a_file_are_taken(model: str, data: Dataset, tmp_path: Pa
         *("--windows", "1", "--metrics", str(tmp_path / "m.json")),
     )
     assert "0.123" in page.text
+    assert "The metrics seem to be of another model or of other sounds: objects 0.123" in page.text
 
 
 def test_metrics_of_something_else_are_refused(model: str, data: Dataset, tmp_path: Path) -> None:

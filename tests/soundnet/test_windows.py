@@ -163,7 +163,9 @@ def test_where_nothing_can_be_heard(model: str, tmp_path: Path) -> None:
     (tmp_path / "bad.wav").write_bytes(b"nothing")
     items = [SoundItem(str(tmp_path / "bad.wav"), "bad.wav", None)]
     net = load_predictor(model, device="cpu")
-    with pytest.raises(UserError, match=r"none of the sounds can be heard \(1 cannot be read\)"):
+    with pytest.raises(
+        UserError, match=r"none of the sounds can be heard \(1 cannot be read, as .*bad.wav: .*\)"
+    ):
         survey_sounds(model, net, items, SurveyOptions(("conv7",)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,8 @@ from mmray.soundnet.survey import Collection, Cuts, SurveyOptions
 from mmray.soundnet.windows import MODEL, Survey
 
 CONFUSION_CLASSES = 20
+SAME = 0.002
+"""Agreements that differ by more are not of the same sounds; rounding differs by less."""
 METRICS = {
     "objects.top1": "objects: same first class as the teacher",
     "objects.top1_prior": "objects: the prior's first class is the teacher's",
@@ -51,6 +54,7 @@ def soundnet_page(
     *,
     units: int = 40,
     seed: int = 0,
+    report: Callable[[str], None] = lambda line: None,
 ) -> tuple[str, pa.Table]:
     """The page of a SoundNet.
 
@@ -62,12 +66,16 @@ def soundnet_page(
         metrics: results of `mmray.soundnet.evaluate` by name of the model; may be empty.
         units: how many units of each layer to show with their sounds, where they fit.
         seed: of the maps.
+        report: called with a line of progress.
 
     Returns:
         The page as HTML, and the top windows of all units; see `windows_table`.
     """
     media = Media()
+    report("watching all sounds")
     survey = collection.survey(where, net, options)
+    for reason in survey.reasons:
+        report(f"left out: {reason}")
     labels, who = collection.labels(survey)
     found = {
         layer: {name: detectors(x, labels) for name, x in nets.items()}
@@ -77,7 +85,10 @@ def soundnet_page(
     cuts = Cuts(collection.data, collection.sample_rate or net.config.sample_rate)
     windows = Windows(net, survey, cuts, media)
     # Before the windows of units, which take what room is left on the page.
+    report("drawing maps")
     mapped = sound_maps(collection, survey, labels, cuts, media, layer, seed)
+    report("cutting out what units hear")
+    confused = confusion_charts(collection, net, options.limit)
     html = render(
         "soundnet.html",
         media,
@@ -99,7 +110,8 @@ def soundnet_page(
         ],
         maps=mapped,
         agreement=_agreement(metrics),
-        confusion=_confusion(collection, net, options.limit),
+        confusion=[chart for _, chart in confused.values()],
+        note=_elsewhere(metrics.get(MODEL, {}), confused),
         filters=filter_charts(net),
         facts=_facts(where, net, collection, survey),
     )
@@ -240,11 +252,29 @@ def _agreement(metrics: dict[str, dict[str, float]]) -> list[Grid]:
     return [metric_grid("Agreement with the teachers, and with the truth", metrics, METRICS)]
 
 
-def _confusion(collection: Collection, net: SoundNet, limit: int | None) -> list[Chart]:
-    """For each head, what the student says where the teacher says something."""
+def _elsewhere(metrics: dict[str, float], confused: dict[str, tuple[float, Chart]]) -> str:
+    """A warning when metrics are not of this model and these sounds; else nothing."""
+    told = [
+        f"{head} {metrics[f'{head}.top1']:.3f} in the table, {right:.3f} here"
+        for head, (right, _) in confused.items()
+        if abs(metrics.get(f"{head}.top1", right) - right) > SAME
+    ]
+    if not told:
+        return ""
+    return f"The metrics seem to be of another model or of other sounds: {', '.join(told)}."
+
+
+def confusion_charts(
+    collection: Collection, net: SoundNet, limit: int | None
+) -> dict[str, tuple[float, Chart]]:
+    """For each head, what the student says where the teacher says something.
+
+    Returns:
+        By head the share of frames in which both say the same, and the chart.
+    """
     if collection.data is None:
-        return []
-    found = []
+        return {}
+    found = {}
     for head, (names, counts) in confusion(net, collection.data, collection.split, limit).items():
         often = np.argsort(-counts.sum(axis=1), kind="stable")[:CONFUSION_CLASSES]
         part = counts[np.ix_(often, often)]
@@ -261,5 +291,6 @@ def _confusion(collection: Collection, net: SoundNet, limit: int | None) -> list
             f"agreement, {right:.0%} of all frames. The least is on {names[often[worst]]}: "
             f"{share[worst, worst]:.0%}."
         )
-        found.append(charts.heat(f"Confusion of {head}", text, rows, "student", "teacher", "share"))
+        chart = charts.heat(f"Confusion of {head}", text, rows, "student", "teacher", "share")
+        found[head] = right, chart
     return found

@@ -53,10 +53,12 @@ def sound_maps(
     text = f"t-SNE of {len(vectors)} sounds, coloured by label. Click a point to hear it."
     if len(near) == 2:
         text += f" Of ten nearest neighbours {maps.shared(*near[:2]):.0%} are the same on both."
+    pairs = [named[i] == named[j] for i in range(len(named)) for j in range(i)]
     found = []
     for (title, x), ids in zip(views.items(), near, strict=True):
         alike = np.mean([named[i] == named[j] for i, row in enumerate(ids) for j in row])
-        told = f"{text} {alike:.0%} of a sound's ten nearest have its label."
+        told = f"{text} {alike:.0%} of a sound's ten nearest have its label, "
+        told += f"of any two sounds {np.mean(pairs):.0%}."
         placed = [
             {"x": float(a), "y": float(b), **row}
             for (a, b), row in zip(maps.plane(x, seed), rows, strict=True)
