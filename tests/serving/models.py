@@ -90,7 +90,7 @@ def config_file(folder: Path, served: dict[str, dict[str, str]], port: int, **ac
     raw["http_options"]["port"] = port
     args = raw["applications"][0]["args"]
     args["models"], args["search"] = served["models"], served["search"]
-    args["reports"] = served["reports"]["folder"]
+    args["reports"] = served.get("reports", {}).get("folder")
     args["limits"].update(
         max_upload_bytes=MAX_BYTES,
         max_duration_s=MAX_S,
