@@ -165,7 +165,7 @@ def _captioner(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
         lambda: train_captioner.main(
             [
                 # On few pictures, many small steps of a small net teach more in the same time.
-                *("--data", pictures, "--out", captioner, "--steps", "450", "--warmup", "50"),
+                *("--data", pictures, "--out", captioner, "--steps", "430", "--warmup", "50"),
                 *("--batch-size", "16", "--captions", "1", "--lr", "2e-3", "--dropout", "0.1"),
                 *("--dim", "128", "--layers", "2", "--eval-every", "0", *common),
             ]
@@ -192,7 +192,7 @@ def _storyteller(steps: _Steps, out: str, common: list[str]) -> dict[str, Any]:
         lambda: train_storyteller.main(
             [
                 *("--captions", pictures, "--captioner", f"{out}/train_captioner/model"),
-                *("--out", storyteller, "--steps", "320", "--dim", "96", "--layers", "2"),
+                *("--out", storyteller, "--steps", "290", "--dim", "96", "--layers", "2"),
                 *("--batch-size", "16", "--max-length", "48", "--eval-every", "0", *common),
             ]
         ),
