@@ -81,7 +81,7 @@ def pipeline(source: str) -> float:
         job.list_items(video_rows(options), VIDEO_SCHEMA, source)
         job.split(ProbeVideos(CLIP_S, options.min_clip_s, None, 60.0), VIDEO_SCHEMA)
         pools = clip_pools(job, options, Workers())
-        sizes = shards.sizes(job.part_list)
+        sizes = [job.part_list.size(shard) for shard in range(job.part_list.num_shards)]
         warm = 2 * sum(pool.size for pool in pools)
         done, start = 0, 0.0
         for i, shard in enumerate(run.run(list(range(len(sizes))), pools)):

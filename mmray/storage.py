@@ -1,30 +1,108 @@
 """Local paths and URIs behind the same few functions.
 
 Paths may be local or any URI that pyarrow or fsspec opens (`s3://`, `gs://`, `hdfs://`,
-`memory://`, ...). Writes are atomic: a reader sees the whole file or none of it.
+`memory://`, ...). Writes are atomic: a reader sees the whole file or none of it. A storage that
+does not answer is asked again, less and less often, for some minutes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import fsspec
+import tenacity
 from fsspec.core import url_to_fs
 
 from mmray.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 # pyarrow brings these without further packages; everything else is left to fsspec.
 ARROW_SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs")
+# Of these the file system depends on nothing but the bucket.
+BUCKET_SCHEMES = ("s3", "gs", "gcs")
+PATIENCE_S = 300.0
+"""How long a storage is asked again. Web servers, of which a list may name many that are gone for
+good, get less."""
+WEB_PATIENCE_S = 10.0
+# What another try does not mend, as the messages of S3 name it.
+_REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE", "EXPIRED_TOKEN")
+_PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN)
+_LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+P = ParamSpec("P")
+R = TypeVar("R")
+Uri = TypeVar("Uri", bound=str | Path)
+
+
+class StorageFailed(UserError):
+    """A storage that did not answer for as long as mmray waits: no fault of the file."""
+
+
+def patient(function: Callable[Concatenate[Uri, P], R]) -> Callable[Concatenate[Uri, P], R]:
+    """Call a function of an address again, and again, while the storage there is down.
+
+    The function must be one that may be called twice.
+
+    Raises:
+        StorageFailed: it was down for `PATIENCE_S` (`WEB_PATIENCE_S` for `http` and `https`).
+    """
+
+    @functools.wraps(function)
+    def call(uri: Uri, *args: P.args, **kwargs: P.kwargs) -> R:
+        limit = WEB_PATIENCE_S if str(uri).startswith("http") else PATIENCE_S
+
+        def give_up(state: tenacity.RetryCallState) -> Any:
+            error = _error_of(state)
+            raise StorageFailed(
+                f"{uri}: the storage has not answered for {limit:g} s ({error}); when it does, "
+                "the same command goes on"
+            ) from error
+
+        def tell(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 3:
+                error = _error_of(state)
+                logger.warning("%s: the storage does not answer, trying again (%s)", uri, error)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: _is_passing(uri, error)),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
+            stop=tenacity.stop_after_delay(limit),
+            before_sleep=tell,
+            retry_error_callback=give_up,
+        )
+        return retrying(function, uri, *args, **kwargs)
+
+    return call
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _is_passing(uri: str | Path, error: BaseException | None) -> bool:
+    """Whether an error speaks of a storage that is down, rather than of what is stored there."""
+    if isinstance(error, (StorageFailed, *_LASTING)) or error is None:
+        return False
+    if isinstance(error, UserError):
+        return _is_passing(uri, error.__cause__)
+    if not is_remote(uri):
+        return isinstance(error, OSError) and error.errno in _PASSING
+    if type(error).__module__.startswith("aiohttp"):  # fsspec's, where it speaks HTTP
+        return True
+    return isinstance(error, OSError) and not any(word in str(error) for word in _REFUSALS)
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -40,14 +118,30 @@ def filesystem(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme = text.split("://", 1)[0]
     try:
         if scheme in ARROW_SCHEMES:
-            from fsspec.implementations.arrow import ArrowFSWrapper
-            from pyarrow.fs import FileSystem
-
-            arrow, path = FileSystem.from_uri(text)
-            return ArrowFSWrapper(arrow), path
+            return _arrow_filesystem(scheme, text)
         return url_to_fs(text)
     except (ValueError, ImportError, OSError) as e:
         raise UserError(f"{text}: cannot open this kind of address ({e})") from e
+
+
+def _arrow_filesystem(scheme: str, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSystem
+
+    path = uri.split("://", 1)[1]
+    if scheme in BUCKET_SCHEMES and not {"?", "@"} & set(path):
+        return _bucket(f"{scheme}://{path.split('/', 1)[0]}"), path.rstrip("/")
+    arrow, path = FileSystem.from_uri(uri)
+    return ArrowFSWrapper(arrow), path
+
+
+@functools.cache
+def _bucket(uri: str) -> fsspec.AbstractFileSystem:
+    """The file system of a bucket; kept, since making one asks where the bucket is."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow.fs import FileSystem
+
+    return ArrowFSWrapper(FileSystem.from_uri(uri)[0])
 
 
 def local_path(uri: str | Path) -> Path:
@@ -68,26 +162,53 @@ def absolute(uri: str | Path) -> str:
     return str(uri) if is_remote(uri) else str(local_path(uri).expanduser().absolute())
 
 
+@patient
 def exists(uri: str | Path) -> bool:
     """Whether a file or folder is there."""
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
 
-def open_file(uri: str | Path, mode: str = "rb") -> IO[Any]:
-    """Open a file; a missing or unreadable one is a `UserError` that names it."""
+def open_file(uri: str | Path) -> IO[bytes]:
+    """Open a file for reading; a missing or unreadable one is a `UserError` that names it.
+
+    A remote one is copied first: a connection that breaks half-way cannot be taken up again.
+    """
     if not is_remote(uri):
         try:
-            return local_path(uri).open(mode)
+            return local_path(uri).open("rb")
         except OSError as e:
             raise UserError(f"{uri}: cannot be opened ({e.strerror})") from e
+    copy = tempfile.TemporaryFile(prefix="mmray-")  # noqa: SIM115 (the caller's)
+    try:
+        _download(str(uri), copy)
+    except BaseException:
+        copy.close()
+        raise
+    copy.seek(0)
+    return copy
+
+
+@patient
+def _download(uri: str, sink: IO[bytes]) -> None:
+    sink.seek(0)
+    sink.truncate()
     fs, path = filesystem(uri)
     try:
-        return fs.open(path, mode)
+        with fs.open(path, "rb") as source:
+            shutil.copyfileobj(source, sink, 1 << 20)
     except OSError as e:
         raise UserError(f"{uri}: cannot be opened ({e})") from e
 
 
+@patient
+def _upload(uri: str, file: Path) -> None:
+    fs, path = filesystem(uri)
+    fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+    fs.put_file(str(file), path)
+
+
+@patient
 def list_files(uri: str | Path) -> list[str]:
     """Names of the files directly in a folder, sorted; empty when the folder is missing.
 
@@ -101,6 +222,7 @@ def list_files(uri: str | Path) -> list[str]:
     return sorted(n for n in names if not (n.startswith(".") and n.endswith(".tmp")))
 
 
+@patient
 def list_folders(uri: str | Path) -> list[str]:
     """Names of the folders directly in a folder, sorted; empty when the folder is missing."""
     fs, path = filesystem(uri)
@@ -128,8 +250,8 @@ def localized(uri: str | Path) -> Iterator[Path]:
     suffix = Path(str(uri)).suffix
     with tempfile.TemporaryDirectory(prefix="mmray-") as folder:
         target = Path(folder) / f"file{suffix}"
-        with open_file(uri) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink, 1 << 20)
+        with target.open("wb") as sink:
+            _download(str(uri), sink)
         yield target
 
 
@@ -140,9 +262,7 @@ def atomic_path(uri: str | Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="mmray-") as folder:
             temporary = Path(folder) / "file"
             yield temporary
-            fs, path = filesystem(uri)
-            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            fs.put_file(str(temporary), path)
+            _upload(str(uri), temporary)
         return
     target = local_path(uri)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +302,7 @@ def read_json(uri: str | Path) -> Any:
     Raises:
         UserError: the file is missing or is not JSON; the message names it.
     """
-    with open_file(uri, "rb") as f:
+    with open_file(uri) as f:
         data = f.read()
     try:
         return json.loads(data)
@@ -190,6 +310,7 @@ def read_json(uri: str | Path) -> Any:
         raise UserError(f"{uri}: is not a JSON file ({e})") from e
 
 
+@patient
 def remove(uri: str | Path) -> None:
     """Remove a file or a folder with all it holds; nothing happens when it is missing."""
     fs, path = filesystem(uri)

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote_from_bytes
 
+import fsspec
+import fsspec.implementations.memory
+import pyarrow as pa
 import pytest
+import tenacity
 
 from mmray import storage
 from mmray.errors import UserError
+from mmray.pipeline.dataset import num_rows, read_table, write_table
 
 
 def test_json_roundtrip_local_and_remote(tmp_path: Path) -> None:
@@ -77,3 +84,82 @@ def test_file_uris_hide_any_bytes(tmp_path: Path) -> None:
     assert storage.exists(uri)
     with storage.localized(uri) as path:
         assert path.read_bytes() == b"odd"
+
+
+class Flaky(fsspec.implementations.memory.MemoryFileSystem):
+    """A storage in memory that fails `left` times before it does what it is asked."""
+
+    protocol = "flaky"
+    left = 0
+    error: Exception = ConnectionError("reset by peer")
+
+    def _fail(self) -> None:
+        if Flaky.left:
+            Flaky.left -= 1
+            raise Flaky.error
+
+    def _open(self, *args: Any, **kwargs: Any) -> Any:
+        self._fail()
+        return super()._open(*args, **kwargs)
+
+    def exists(self, *args: Any, **kwargs: Any) -> bool:
+        self._fail()
+        return super().exists(*args, **kwargs)
+
+    def ls(self, *args: Any, **kwargs: Any) -> Any:
+        self._fail()
+        return super().ls(*args, **kwargs)
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> type[Flaky]:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr(tenacity.nap.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Flaky, "error", ConnectionError("reset by peer"))
+    return Flaky
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: storage.read_json("flaky://bucket/a.json"),
+        lambda: storage.exists("flaky://bucket/a.json"),
+        lambda: storage.list_files("flaky://bucket"),
+        lambda: storage.write_json("flaky://bucket/b.json", {}),
+        lambda: storage.open_file("flaky://bucket/a.json").read(),
+        lambda: read_table("flaky://bucket/a.parquet"),
+        lambda: num_rows("flaky://bucket/a.parquet"),
+        lambda: storage.remove("flaky://bucket/c.json"),
+    ],
+    ids=["read", "exists", "list", "write", "open", "table", "rows", "remove"],
+)
+def test_a_storage_that_fails_for_a_while_is_asked_again(
+    flaky: type[Flaky], call: Callable[[], Any]
+) -> None:
+    flaky.left = 0
+    storage.write_json("flaky://bucket/a.json", {"a": 1})
+    write_table("flaky://bucket/a.parquet", pa.table({"a": [1]}))
+    flaky.left = 4
+    call()
+    assert flaky.left == 0
+
+
+def test_a_storage_that_stays_away_is_told(
+    flaky: type[Flaky], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky.left = 1 << 30
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
+    with pytest.raises(storage.StorageFailed, match=r"flaky://bucket/a.json: .* has not answered"):
+        storage.read_json("flaky://bucket/a.json")
+    flaky.left = 0
+
+
+def test_what_is_not_there_is_told_at_once(flaky: type[Flaky]) -> None:
+    flaky.left = 0
+    with pytest.raises(UserError, match="cannot be opened"):
+        storage.read_json("flaky://bucket/nothing.json")
+    flaky.left, flaky.error = 2, OSError("AWS Error ACCESS_DENIED during PutObject")
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        storage.exists("flaky://bucket/a.json")
+    assert flaky.left == 1
+    flaky.left = 0

@@ -14,14 +14,13 @@ import pyarrow as pa
 from mmray import storage
 from mmray.errors import MediaError, UserError
 from mmray.pipeline import shards
-from mmray.pipeline.dataset import Dataset, open_parquet, tensor
+from mmray.pipeline.dataset import Dataset, read_group, tensor
 from mmray.pipeline.images import Workers, picture_rows
-from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
+from mmray.pipeline.job import DatasetJob, Prepared
 from mmray.pipeline.pictures import DecodePictures, squares_of
+from mmray.pipeline.placement import decode_and_ask
 from mmray.pipeline.stages import Errors, Stage, with_columns
 
-SHARD = 256
-"""Pictures of a shard, which is decoded (at 224 pixels: 38 MB) and written as a whole."""
 FILE_SCHEMA = pa.schema({"id": pa.string(), "uri": pa.string()})
 """A picture to decode."""
 PLACE_SCHEMA = pa.schema({"part": pa.string(), "group": pa.int32(), "row": pa.int32()})
@@ -93,7 +92,7 @@ class Pictures:
             parts="rows",
             max_error_ratio=max_error_ratio,
             net_key="models",
-            max_shard=SHARD,
+            part_bytes=3 * self.size**2 + (4 << 10),
             derived=derived,
         )
 
@@ -116,7 +115,7 @@ class Pictures:
         else:
             job.list_parts(places(self.dataset, self.limit), PLACE_SCHEMA, self.source)
             read = ReadFeatures(self.dataset.uri, self.column)
-        write = shards.WriteShard(job.out, columns, job.errors, row_group_size=SHARD)
+        write = shards.WriteShard(job.out, columns, job.errors, row_group_size=shards.MAX_ROWS)
         pools = decode_and_ask(
             [shards.ReadShard(job.part_list), read],
             [ask, write],
@@ -184,8 +183,8 @@ class ReadFeatures:
         for (part, group), run in itertools.groupby(listed, lambda r: (r["part"], r["group"])):
             # The rows of a group follow one another in the work list.
             chosen = [row["row"] for row in run]
-            file = open_parquet(storage.join(self.uri, part))
-            table = file.read_row_group(group, columns=["id", "uri", self.column])
+            columns = ["id", "uri", self.column]
+            table = read_group(storage.join(self.uri, part), group, columns)
             tables.append(table.slice(chosen[0], len(chosen)))
         return pa.concat_tables(tables).append_column("shard", rows["shard"])
 

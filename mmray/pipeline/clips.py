@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -58,7 +59,7 @@ class ProbeVideos:
         """Start the child process that opens files."""
         from mmray.media.sandbox import Sandbox
 
-        self._sandbox = Sandbox(timeout_s=self.timeout_s)
+        self._sandbox = Sandbox(self.timeout_s, attempts=3)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of `VIDEO_SCHEMA` in, rows of clips out."""
@@ -139,7 +140,7 @@ class DecodeClips:
         """Start the child process that decodes."""
         from mmray.media.sandbox import Sandbox
 
-        self._sandbox = Sandbox(timeout_s=self.timeout_s)
+        self._sandbox = Sandbox(self.timeout_s, attempts=3)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Add `sample_rate, audio, frames, frame_times, frame_labels, thumbnail` and errors."""
@@ -281,15 +282,18 @@ def with_ids(items: Iterable[Item], source: str) -> Iterator[tuple[str, Item]]:
         UserError: one comes twice. Two rows of a manifest may be two parts of one file, but not
             the same part.
     """
-    seen: set[str] = set()
-    for item in items:
-        name = item_id(item.key, item.start_s if isinstance(item, VideoItem) else None)
-        if name in seen:
-            raise UserError(
-                f"{source}: lists {item.key} twice; every file (or part of one) must appear once"
-            )
-        seen.add(name)
-        yield name, item
+    # On disk, beyond a small cache: the names of a hundred million files would not fit in memory.
+    with contextlib.closing(sqlite3.connect("", isolation_level=None)) as seen:
+        seen.execute("PRAGMA journal_mode = OFF")
+        seen.execute("CREATE TABLE seen (name TEXT PRIMARY KEY) WITHOUT ROWID")
+        for item in items:
+            name = item_id(item.key, item.start_s if isinstance(item, VideoItem) else None)
+            if not seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (name,)).rowcount:
+                raise UserError(
+                    f"{source}: lists {item.key} twice; every file (or part of one) must appear "
+                    "once"
+                )
+            yield name, item
 
 
 @contextlib.contextmanager
@@ -299,6 +303,10 @@ def local_file(uri: str) -> Iterator[str]:
         with storage.localized(uri) as path:
             yield str(path)
     except MediaError:
+        raise
+    except storage.StorageFailed:
+        if uri.startswith("http"):  # one server of many
+            raise MediaError("open", "its server does not answer") from None
         raise
     except UserError as e:
         raise MediaError("open", str(e)) from e

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,8 @@ from mmray import storage
 from mmray.errors import UserError
 
 SCHEMA_VERSION = 1
+FILES_AT_ONCE = 16
+Result = TypeVar("Result")
 PART = "part-{:05d}.parquet"
 ERROR_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "uri", "stage", "error_class", "message")]
@@ -108,13 +111,7 @@ class Dataset:
 
     @cached_property
     def _row_groups(self) -> list[RowGroup]:
-        groups = []
-        for path in self.shards:
-            meta = open_parquet(path).metadata
-            groups += [
-                RowGroup(path, i, meta.row_group(i).num_rows) for i in range(meta.num_row_groups)
-            ]
-        return groups
+        return [group for groups in map_files(_groups_of, self.shards) for group in groups]
 
     def row_groups(self) -> list[RowGroup]:
         """All row groups, in order: the units of random access."""
@@ -122,7 +119,7 @@ class Dataset:
 
     def read_row_group(self, group: RowGroup, columns: Sequence[str]) -> pa.Table:
         """The rows of one row group."""
-        return open_parquet(group.path).read_row_group(group.group, columns=list(columns))
+        return read_group(group.path, group.group, columns)
 
     def batches(
         self,
@@ -135,7 +132,7 @@ class Dataset:
         wanted = list(dict.fromkeys([*columns, *(["split"] if split else [])]))
         left = self.num_rows if limit is None else limit
         for path in self.shards:
-            for batch in open_parquet(path).iter_batches(batch_size=batch_size, columns=wanted):
+            for batch in read_table(path, wanted).to_batches(max_chunksize=batch_size):
                 table = pa.Table.from_batches([batch])
                 if split:
                     table = table.filter(pc.equal(table["split"], split))
@@ -166,14 +163,38 @@ class Dataset:
 
 def part_names(uri: str) -> list[str]:
     """Names of the shards in a dataset folder, in order."""
-    return [n for n in storage.list_files(uri) if n.startswith("part-") and n.endswith(".parquet")]
+    names = storage.list_files(uri)
+    parts = [n for n in names if n.startswith("part-") and n.endswith(".parquet")]
+    return sorted(parts, key=lambda name: (len(name), name))  # 99999 comes before 100000
 
 
-def read_table(uri: str) -> pa.Table:
-    """One Parquet file as a table."""
-    return open_parquet(uri).read()
+def map_files(function: Callable[[str], Result], paths: Sequence[str]) -> Iterator[Result]:
+    """`function(path)` of each file, in order; many at once, since each waits for the storage."""
+    with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="mmray-files") as pool:
+        for start in range(0, len(paths), 64 * FILES_AT_ONCE):  # not all results at once
+            yield from pool.map(function, paths[start : start + 64 * FILES_AT_ONCE])
 
 
+@storage.patient
+def _groups_of(uri: str) -> list[RowGroup]:
+    meta = open_parquet(uri).metadata
+    return [RowGroup(uri, i, meta.row_group(i).num_rows) for i in range(meta.num_row_groups)]
+
+
+@storage.patient
+def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """One Parquet file, or some of its columns, as a table."""
+    return open_parquet(uri).read(columns=None if columns is None else list(columns))
+
+
+@storage.patient
+def read_group(uri: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row group of a Parquet file, or some of its columns."""
+    columns = None if columns is None else list(columns)
+    return open_parquet(uri).read_row_group(group, columns=columns)
+
+
+@storage.patient
 def num_rows(uri: str) -> int:
     """Rows of one Parquet file, from its footer."""
     return int(open_parquet(uri).metadata.num_rows)
@@ -189,7 +210,8 @@ def open_parquet(uri: str) -> pq.ParquetFile:
     """Open a Parquet file; a bad one is a `UserError` that names it."""
     try:
         if storage.is_remote(uri):
-            return pq.ParquetFile(storage.open_file(uri))
+            fs, path = storage.filesystem(uri)
+            return pq.ParquetFile(fs.open(path, "rb"))
         return pq.ParquetFile(storage.local_path(uri))
     except (pa.ArrowInvalid, OSError) as e:
         raise UserError(f"{uri}: is not a readable Parquet file ({e})") from e

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -16,13 +17,12 @@ from mmray.errors import UserError
 from mmray.media.image import Fit
 from mmray.pipeline import shards
 from mmray.pipeline.dataset import Dataset
-from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
+from mmray.pipeline.job import DatasetJob, Prepared
+from mmray.pipeline.placement import decode_and_ask
 from mmray.pipeline.stages import Pool
 from mmray.teachers.backbone import describe_backbone
 
 DEFAULT_OUT = "runs/prepare_images"
-SHARD = 256
-"""Pictures of a shard, which is decoded (at 224 pixels: 38 MB) and written as a whole."""
 ROW_GROUP = 64
 
 
@@ -133,8 +133,16 @@ def image_job(options: ImageOptions, out: str, max_error_ratio: float = 0.2) -> 
     if options.language is None:
         del described["language"]
     return DatasetJob(
-        *(out, "images", described, nets, "pictures", "rows", max_error_ratio), max_shard=SHARD
+        *(out, "images", described, nets, "pictures", "rows", max_error_ratio),
+        part_bytes=_picture_bytes(nets),
     )
+
+
+def _picture_bytes(nets: Mapping[str, Any]) -> int:
+    """Bytes of a decoded and described picture."""
+    size = max(net["size"] for net in nets.values())
+    grid = sum(2 * math.prod(net["grid"]) for net in nets.values() if net.get("grid"))
+    return 3 * size**2 + grid + (8 << 10)  # the last for features and the thumbnail
 
 
 def picture_pools(job: DatasetJob, options: ImageOptions, workers: Workers) -> list[Pool]:

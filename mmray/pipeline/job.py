@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,8 +21,9 @@ from rich.table import Table
 from mmray import storage
 from mmray.cli import JobFailed, console
 from mmray.errors import UserError
-from mmray.pipeline import dataset, run, shards
+from mmray.pipeline import dataset, placement, run, shards
 from mmray.pipeline.progress import ProgressLine
+from mmray.pipeline.shards import WorkList
 from mmray.pipeline.stages import Pool, Stage
 
 LISTING_SHARD = 64
@@ -55,7 +57,7 @@ class DatasetJob:
         parts: what its parts are called, for example `clips`.
         max_error_ratio: largest share of bad items and parts.
         net_key: name of `nets` in the manifest.
-        max_shard: most parts in a shard, which is in memory as a whole.
+        part_bytes: of a part once it is decoded; settles how many a shard has.
         derived: folders in `out` that are made from its rows, and go with them.
     """
 
@@ -67,20 +69,21 @@ class DatasetJob:
     parts: str
     max_error_ratio: float = 0.2
     net_key: str = "teachers"
-    max_shard: int = 64
+    part_bytes: int = 1 << 20
     derived: tuple[str, ...] = ()
     errors: str = field(init=False)
-    item_list: str = field(init=False)
-    part_list: str = field(init=False)
+    item_list: WorkList = field(init=False)
+    part_list: WorkList = field(init=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_error_ratio <= 1:
             raise UserError(f"--max-error-ratio {self.max_error_ratio:g}: expected 0 to 1")
         self.out = storage.absolute(self.out)
         self.errors = storage.join(self.out, "errors")
-        self.item_list = storage.join(self.out, ".work", "items.parquet")
-        self.part_list = storage.join(self.out, ".work", "parts.parquet")
+        self.item_list = WorkList(storage.join(self.out, ".work", "items"))
+        self.part_list = WorkList(storage.join(self.out, ".work", "parts"))
         self._split_out = storage.join(self.out, ".work", "split")
+        self._claim = storage.join(self.out, ".work", "options.json")
 
     def claim(self, overwrite: bool = False) -> Prepared | None:
         """Make `out` this job's own; the counts when it is complete already.
@@ -90,8 +93,8 @@ class DatasetJob:
             JobFailed: it is complete, with too many errors.
         """
         manifest = storage.join(self.out, "manifest.json")
-        claim = storage.join(self.out, ".work", "options.json")
-        wanted = {"options": self.options, self.net_key: self.nets}
+        claim = self._claim
+        wanted = {"options": self.options, self.net_key: self.nets, "shard_rows": None}
         found = next((storage.read_json(p) for p in (manifest, claim) if storage.exists(p)), None)
         # A job that was killed before it could name its options leaves an empty `.work`.
         others = {*storage.list_files(self.out), *storage.list_folders(self.out)} - {".work"}
@@ -112,8 +115,9 @@ class DatasetJob:
             return None
         counts = found["counts"]
         if len(dataset.part_names(self.out)) != counts.get("shards"):
-            storage.remove(manifest)  # some are lost, or were being removed: they are made again
-            storage.write_json(claim, wanted)
+            # Some are lost, or were being removed: they are made again, cut as they were.
+            storage.write_json(claim, wanted | {"shard_rows": counts.get("shard_rows")})
+            storage.remove(manifest)
             return None
         storage.remove(storage.join(self.out, ".work"))  # killed after the manifest was written
         console.print(
@@ -150,71 +154,93 @@ class DatasetJob:
 
     def list_items(self, tables: Iterable[pa.Table], schema: pa.Schema, source: str) -> None:
         """Write the list of items, streaming: millions never sit in memory at once."""
-        if storage.exists(self.item_list):
-            return
-        count = shards.write_list(self.item_list, tables, schema, LISTING_SHARD)
-        if not count:
-            storage.remove(self.item_list)
-            raise UserError(f"{source}: holds no {self.items}")
-        console.print(f"{source}: {count} {self.items}")
+        if not self.item_list.is_written:
+            self._list(self.item_list, tables, schema, source, LISTING_SHARD)
 
     def list_parts(self, tables: Iterable[pa.Table], schema: pa.Schema, source: str) -> None:
         """As `list_items`, where every item is one part and needs no look into it."""
-        if not storage.exists(self.part_list):
-            count = shards.write_list(self.part_list, tables, schema, self.max_shard)
-            if not count:
-                storage.remove(self.part_list)
-                raise UserError(f"{source}: holds no {self.items}")
-            console.print(f"{source}: {count} {self.items}")
+        if not self.part_list.is_written:
+            size = self._shard_rows() or shards.rows_within(self.part_bytes)
+            self._list(self.part_list, tables, schema, source, size)
         self.item_list = self.part_list
+
+    def _list(
+        self, work: WorkList, tables: Iterable[pa.Table], schema: pa.Schema, source: str, size: int
+    ) -> None:
+        work.write(tables, schema, size)
+        if not work.is_written:
+            raise UserError(f"{source}: holds no {self.items}")
+        console.print(f"{source}: {work.num_rows} {self.items}")
+
+    def _shard_rows(self) -> int | None:
+        """Parts of a shard in what is here of an earlier list of the same parts."""
+        rows: int | None = storage.read_json(self._claim)["shard_rows"]
+        if rows is None and dataset.part_names(self.out):
+            raise UserError(
+                f"{self.out}: the list of what is to be done is lost, so the shards here cannot be "
+                "told apart; give --overwrite to make all again, or another --out"
+            )
+        return rows
 
     def split(self, stage: Stage, schema: pa.Schema) -> None:
         """Look into every item; write the list of parts, with columns as in `schema`."""
-        if storage.exists(self.part_list):
+        if self.part_list.is_written:
             return
+        size = self._shard_rows()
         write = shards.WriteShard(self._split_out, schema.names, self.errors, "item")
-        cpus, _ = run.cluster_resources()
-        pools = [Pool("split", [shards.ReadShard(self.item_list), stage, write], size=cpus)]
+        pools = [placement.on_all_cpus([shards.ReadShard(self.item_list), stage, write])]
         self._run(self.item_list, self._split_out, pools, self.items, "item")
         paths = [storage.join(self._split_out, p) for p in dataset.part_names(self._split_out)]
-        total = sum(dataset.num_rows(path) for path in paths)
+        total = sum(dataset.map_files(dataset.num_rows, paths))
         # Small enough that all workers have work to the end, large enough to batch the nets.
-        size = max(4, min(self.max_shard, total // (8 * cpus)))
-        shards.write_list(self.part_list, map(dataset.read_table, paths), schema, size)
+        size = size or max(
+            4, min(shards.rows_within(self.part_bytes), total // (8 * pools[0].size))
+        )
+        self.part_list.write(dataset.map_files(dataset.read_table, paths), schema, size)
 
     def main(self, pools: Sequence[Pool]) -> None:
         """Make the rows: the last stage of the last pool writes them (see `WriteShard`)."""
-        workers = " and ".join(f"{pool.size} x {pool.name}" for pool in pools)
-        cpus, gpus = run.cluster_resources()
-        console.print(f"workers: {workers}, on {cpus} CPUs and {gpus} GPUs")
-        self._run(self.part_list, self.out, pools, self.parts, "part")
+        console.print(f"workers: {placement.describe(pools, run.resources())}")
+        self._run(self.part_list, self.out, pools, self.parts, "part", self.part_bytes)
 
-    def _run(self, work: str, out: str, pools: Sequence[Pool], what: str, name: str) -> None:
+    def _run(
+        self,
+        work: WorkList,
+        out: str,
+        pools: Sequence[Pool],
+        what: str,
+        name: str,
+        row_bytes: int = 0,
+    ) -> None:
         """Run the shards of the work list `work` that are not in `out` yet."""
-        todo = shards.pending(work, out)
+        todo = work.pending(out)
         if not todo:
             return
-        sizes = shards.sizes(work)
-        total = sum(sizes)
-        done = total - sum(sizes[i] for i in todo)
-        _, bad = shards.count_done(out, self.errors, name)
+        total = work.num_rows
+        done = total - sum(map(work.size, todo))
+        bad = shards.count_errors(out, self.errors, name)
         if done:
             console.print(f"resuming: {done} of {total} {what} are done")
         with ProgressLine(console, what, total, done, bad) as progress:
-            for shard in run.run(todo, pools):
-                progress.add(sizes[shard["shard"]], shard["errors"])
+            is_done, shard_bytes = partial(shards.is_written, out), work.rows_per_shard * row_bytes
+            for shard in run.run(todo, pools, is_done, shard_bytes):
+                progress.add(work.size(shard["shard"]), shard["errors"])
                 if progress.errors > self.max_error_ratio * total:
                     break  # nothing that comes can bring the share down again
         self._check_errors(total - progress.errors, progress.errors)
+        if lost := len(work.pending(out)):
+            raise JobFailed(f"{out}: {lost} shards were lost; the same command goes on with them")
 
     def finish(self, source: str) -> Prepared:
         """Write the manifest, which makes the dataset complete, and say what came out."""
-        rows, bad_parts = shards.count_done(self.out, self.errors)
-        _, bad_items = shards.count_done(self._split_out, self.errors, "item")
+        bad_parts = shards.count_errors(self.out, self.errors)
+        bad_items = shards.count_errors(self._split_out, self.errors, "item")
+        rows = self.part_list.num_rows - bad_parts
         counts = {
-            self.items: dataset.num_rows(self.item_list),
+            self.items: self.item_list.num_rows,
             "rows": rows,
-            "shards": len(dataset.part_names(self.out)),
+            "shards": self.part_list.num_shards,
+            "shard_rows": self.part_list.rows_per_shard,
             "errors": bad_parts + bad_items,
         }
         manifest = {
@@ -252,34 +278,3 @@ class DatasetJob:
             for text, count in shards.reasons(self.errors).most_common(10):
                 why.add_row(str(count), text)
             console.print(why)
-
-
-def decode_and_ask(
-    decode: Sequence[Stage],
-    ask: Sequence[Stage],
-    *,
-    decoders: int | None = None,
-    nets: int | None = None,
-) -> list[Pool]:
-    """Two pools: decoders on all CPUs; nets on the GPUs, else beside the decoders.
-
-    Args:
-        decode: stages of a decoder.
-        ask: stages of a worker that holds a net.
-        decoders: number of decoders; None for one a CPU.
-        nets: number of workers with a net; None for one a GPU, else one for two CPUs.
-
-    Raises:
-        UserError: a number of workers is below 1.
-    """
-    for flag, number in (("--decoders", decoders), ("--nets", nets)):
-        if number is not None and number < 1:
-            raise UserError(f"{flag} {number}: expected 1 or more")
-    cpus, gpus = run.cluster_resources()
-    decoders = decoders or cpus
-    nets = nets or max(1, gpus or cpus // 2)
-    return [
-        Pool("decoder", decode, decoders, num_cpus=min(1.0, cpus / decoders)),
-        # Reserves no CPU: decoders may hold all of them, and it would wait for ever.
-        Pool("net", ask, nets, num_cpus=0, num_gpus=min(1.0, gpus / nets)),
-    ]

@@ -39,6 +39,8 @@ class Pool:
         size: number of workers.
         num_cpus: logical CPUs that a worker reserves.
         num_gpus: GPUs that a worker reserves.
+        may_grow_to: number of workers when the cluster has grown; 0 for `size`.
+        why: the reason for the number, for people.
     """
 
     name: str
@@ -46,6 +48,13 @@ class Pool:
     size: int = 1
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+    may_grow_to: int = 0
+    why: str = ""
+
+    @property
+    def most(self) -> int:
+        """The most workers that there may be."""
+        return max(self.size, self.may_grow_to)
 
 
 @dataclass

@@ -13,7 +13,8 @@ from mmray import storage
 from mmray.errors import UserError
 from mmray.pipeline import shards
 from mmray.pipeline.dataset import Dataset
-from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
+from mmray.pipeline.job import DatasetJob, Prepared
+from mmray.pipeline.placement import decode_and_ask
 from mmray.pipeline.stages import Pool
 
 DEFAULT_OUT = "runs/prepare_videos"
@@ -125,11 +126,16 @@ def prepare_videos(
 
 def clip_job(options: VideoOptions, out: str, max_error_ratio: float = 0.2) -> DatasetJob:
     """The job that makes a clip dataset."""
+    from mmray.media.sound import SAMPLE_RATE
     from mmray.teachers import describe_teacher
 
     options.check()
     teachers = {head: describe_teacher(spec) for head, spec in options.teachers.items()}
-    return DatasetJob(out, "clips", asdict(options), teachers, "videos", "clips", max_error_ratio)
+    size = max(teacher["size"] for teacher in teachers.values())
+    return DatasetJob(
+        *(out, "clips", asdict(options), teachers, "videos", "clips", max_error_ratio),
+        part_bytes=round(2 * SAMPLE_RATE * options.clip_s) + options.num_frames * 3 * size**2,
+    )
 
 
 def clip_pools(job: DatasetJob, options: VideoOptions, workers: Workers) -> list[Pool]:

@@ -13,12 +13,11 @@ from mmray.errors import UserError
 from mmray.models import absolute, load_predictor
 from mmray.pipeline import shards
 from mmray.pipeline.clips import with_ids
-from mmray.pipeline.job import DatasetJob, Prepared, decode_and_ask
+from mmray.pipeline.job import DatasetJob, Prepared
+from mmray.pipeline.placement import decode_and_ask
 
 if TYPE_CHECKING:
     pass
-
-MAX_SHARD = 16  # times 2 minutes of sound: 170 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +95,7 @@ def hear_files(
         parts="parts",
         max_error_ratio=max_error_ratio,
         net_key="models",
-        max_shard=MAX_SHARD,
+        part_bytes=round(4 * options.part_s * net.config.sample_rate),
     )
     if finished := job.claim(overwrite):
         return finished

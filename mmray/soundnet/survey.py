@@ -19,7 +19,7 @@ from mmray.models import absolute
 from mmray.pipeline import run
 from mmray.pipeline.clips import local_file
 from mmray.pipeline.dataset import Dataset, open_parquet, tensor, waveform
-from mmray.pipeline.job import decode_and_ask
+from mmray.pipeline.placement import decode_and_ask
 from mmray.pipeline.stages import Pool, Stage
 from mmray.soundnet.config import HEADS
 from mmray.soundnet.evaluate import TRUTH
@@ -142,9 +142,9 @@ def survey_clips(
             break
     watch = _watch(where, options, data.manifest["options"]["audio"], sample, split)
     # Reading is quick, so without GPUs nets get all CPUs.
-    cpus, gpus = run.cluster_resources()
+    have = run.resources()
     read = ReadClips(data.shards, rows)
-    pools = decode_and_ask([read], [watch], decoders=1, nets=gpus or cpus)
+    pools = decode_and_ask([read], [watch], decoders=1, nets=have.gpus or have.cpus)
     return _collected(net, options, [*rows], pools)
 
 

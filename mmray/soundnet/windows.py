@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from mmray.pipeline.dataset import open_parquet, tensor, waveform
+from mmray.pipeline.dataset import read_table, tensor, waveform
 from mmray.pipeline.stages import failed
 from mmray.soundnet.predict import SoundNet, repeat, resample
 
@@ -155,7 +155,7 @@ class ReadClips:
         """The shard's rows, with `shard`."""
         shard = rows["shard"][0].as_py()
         columns = ["id", "uri", "start_s", "duration_s", "sample_rate", "audio", "frame_times"]
-        table = open_parquet(self.paths[shard]).read(columns=[*columns, "split"])
+        table = read_table(self.paths[shard], [*columns, "split"])
         table = table.slice(0, self.rows[shard])
         return table.append_column("shard", pa.array([shard] * table.num_rows, pa.int64()))
 

@@ -15,6 +15,7 @@ from PIL import Image
 from mmray.cli import JobFailed
 from mmray.errors import UserError
 from mmray.pipeline import images as module
+from mmray.pipeline import shards
 from mmray.pipeline.dataset import Dataset, part_names, tensor
 from mmray.pipeline.images import (
     ImageOptions,
@@ -124,7 +125,10 @@ def test_a_broken_picture_is_quarantined(prepared: Dataset) -> None:
 
 
 def test_the_manifest_knows_the_backbone(prepared: Dataset, tiny_teacher: str) -> None:
-    assert prepared.manifest["counts"] == {"pictures": 13, "rows": 12, "shards": 1, "errors": 1}
+    assert prepared.manifest["counts"] == {
+        **{"pictures": 13, "rows": 12, "errors": 1},
+        **{"shards": 1, "shard_rows": 256},
+    }
     assert backbone_of(prepared) == described(tiny_teacher)
     assert grid_of(prepared) is None
     assert "grid" not in prepared.manifest["options"]  # as before there were grids
@@ -144,7 +148,7 @@ def test_the_same_command_again_does_nothing(
 def test_a_killed_job_goes_on_to_the_same_rows(
     source: Path, tiny_teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SHARD", 4)
+    monkeypatch.setattr(shards, "MAX_ROWS", 4)
 
     class Killed(Exception):
         pass
@@ -251,7 +255,7 @@ def test_the_grid_is_kept_beside_the_features(
 def test_a_job_with_grids_goes_on(
     source: Path, tiny_teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SHARD", 4)
+    monkeypatch.setattr(shards, "MAX_ROWS", 4)
     chosen, out = options(source, tiny_teacher, grid=True), str(tmp_path / "out")
     prepare_images(chosen, out, workers=ONE)
     before = tensor(Dataset(out, "images").read(["grid"])["grid"])
