@@ -35,6 +35,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION = 0x0112
+# A block of 8 x 8 pixels takes two bits at the least, which makes 256 pixels a byte.
+_JPEG_PIXELS_PER_BYTE = 1000
 
 
 def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
@@ -71,6 +73,11 @@ def decode_image(data: bytes, *, max_pixels: int = 100_000_000) -> np.ndarray:
             if width * height > max_pixels:
                 raise MediaError(
                     "image", f"has {width}x{height} pixels, more than {max_pixels} in all"
+                )
+            if image.format == "JPEG" and width * height > _JPEG_PIXELS_PER_BYTE * len(data):
+                # Its decoder would fill what is not there with grey.
+                raise MediaError(
+                    "image", f"has an impossible size: {width}x{height} pixels in {len(data)} bytes"
                 )
             image.load()
             turn = _UPRIGHT.get(_orientation(image))

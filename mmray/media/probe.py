@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ MAX_DURATION_S = 30 * 24 * 3600.0
 """A longer file is taken for a broken header."""
 MIN_BYTES_PER_S = 25.0
 """So is one with less than that: 200 bit/s, a quarter of what the thriftiest speech codec takes."""
+SCANTY_BYTES_PER_S = 1000.0
+"""Of one with less than that the packets are asked too, whatever its header says."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class MediaInfo:
 
 
 def probe(path: str | os.PathLike[str]) -> MediaInfo:
-    """Look into the headers of a local file; packets are read only where they lack a duration.
+    """Look into the headers of a local file.
+
+    Packets are read only where headers lack a duration, or claim one that is long for the file.
 
     Raises:
         MediaError: stage `open` (missing, empty, unreadable, unknown format) or `probe` (neither
@@ -71,12 +76,8 @@ def probe(path: str | os.PathLike[str]) -> MediaInfo:
 
 
 def _duration(file: MediaFile) -> float:
-    if file.container.duration is not None:
-        seconds = file.container.duration / av.time_base
-        if seconds == 0:
-            seconds = _packet_duration(file)
-    else:
-        seconds = _packet_duration(file)
+    claimed = (file.container.duration or 0) / av.time_base
+    seconds = claimed or _packet_duration(file)
     if not math.isfinite(seconds) or not 0 < seconds <= MAX_DURATION_S:
         raise MediaError(
             "probe", f"has an impossible duration: {seconds:g} s (expected 0 to 30 days)"
@@ -84,6 +85,13 @@ def _duration(file: MediaFile) -> float:
     size = Path(file.path).stat().st_size
     if size < seconds * MIN_BYTES_PER_S:
         raise MediaError("probe", f"has an impossible duration: {seconds:g} s in {size} bytes")
+    if claimed and size < seconds * SCANTY_BYTES_PER_S:
+        # Speech can be that thrifty. But of a false claim would come any number of clips that all
+        # fail, and so few bytes are read in no time.
+        with contextlib.suppress(av.FFmpegError):
+            found = _packet_duration(file)
+            if 0 < found < seconds / 2:
+                return found
     return seconds
 
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -147,7 +147,11 @@ class Dataset:
         self, columns: Sequence[str], split: str | None = None, limit: int | None = None
     ) -> pa.Table:
         """All rows of some (small) columns in one table."""
-        tables = list(self.batches(columns, 4096, split, limit))
+        if limit is None and not split:  # of many shards, at once
+            read = partial(read_table, columns=list(columns))
+            tables = list(map_files(read, self.shards))
+        else:
+            tables = list(self.batches(columns, 4096, split, limit))
         if tables:
             return pa.concat_tables(tables)
         schema = open_parquet(self.shards[0]).schema_arrow if self.shards else pa.schema([])

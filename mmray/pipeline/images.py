@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from mmray.cli import console
 from mmray.errors import UserError
 from mmray.media.image import Fit
 from mmray.pipeline import shards
-from mmray.pipeline.dataset import Dataset
+from mmray.pipeline.dataset import Dataset, map_files, read_table
 from mmray.pipeline.job import DatasetJob, Prepared
 from mmray.pipeline.placement import decode_and_ask
 from mmray.pipeline.stages import Pool
@@ -111,7 +112,7 @@ def prepare_images(
 def _tell_words(dataset: Dataset) -> None:
     """Say how many pictures people wrote about: what models can learn from."""
     with_words = {"tags": 0, "captions": 0}
-    for table in dataset.batches([*with_words], 4096):
+    for table in map_files(partial(read_table, columns=[*with_words]), dataset.shards):
         for name in with_words:
             lengths = pc.fill_null(pc.list_value_length(table[name]), 0)
             with_words[name] += int(pc.sum(pc.greater(lengths, 0)).as_py() or 0)

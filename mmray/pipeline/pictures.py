@@ -44,7 +44,7 @@ class DecodePictures:
         """Start the child process that decodes."""
         from mmray.media.sandbox import Sandbox
 
-        self._sandbox = Sandbox(timeout_s=self.timeout_s, max_calls=10_000)
+        self._sandbox = Sandbox(self.timeout_s, max_calls=10_000, attempts=3)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Add `pixels` (uint8 bytes), `thumbnail`, `width`, `height` and errors."""

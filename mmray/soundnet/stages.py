@@ -40,7 +40,7 @@ class SplitSounds:
         """Start the child process that opens files."""
         from mmray.media.sandbox import Sandbox
 
-        self._sandbox = Sandbox(timeout_s=self.timeout_s)
+        self._sandbox = Sandbox(self.timeout_s, attempts=3)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Rows of `SOUND_SCHEMA` in, the same with start and duration filled in out."""
@@ -93,7 +93,7 @@ class ReadSounds:
         """Start the child process that decodes."""
         from mmray.media.sandbox import Sandbox
 
-        self._sandbox = Sandbox(timeout_s=self.timeout_s)
+        self._sandbox = Sandbox(self.timeout_s, attempts=3)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Add `audio` (float32 little-endian bytes, mono) and errors."""

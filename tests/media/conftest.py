@@ -42,9 +42,15 @@ def write_sound(output, wave: np.ndarray, codec: str, rate: int, **options) -> N
 
 
 def make_sound(
-    path: Path, wave: np.ndarray, codec: str = "pcm_s16le", rate: int = 44100, **options
+    path: Path,
+    wave: np.ndarray,
+    codec: str = "pcm_s16le",
+    rate: int = 44100,
+    exact: bool = False,
+    **options,
 ) -> Path:
-    with av.open(str(path), "w") as output:
+    """A file of wave[channels, n]; `exact`: the same bytes each time."""
+    with av.open(str(path), "w", options={"fflags": "+bitexact"} if exact else {}) as output:
         write_sound(output, np.atleast_2d(wave), codec, rate, **options)
     return path
 

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from mmray.errors import MediaError
 from mmray.media.clip import decode_clip
-from mmray.media.image import decode_image
+from mmray.media.image import decode_image, read_picture
 from mmray.media.probe import probe
 from mmray.media.sandbox import Sandbox
 from mmray.media.sound import from_flac, read_sound, to_flac
+from tests.media.fuzzing import DAMAGES, damaged_files
 
 NAMES = ["a.mp4", "a.mkv", "a.ts", "a.avi", "a.wav", "a.mp3", "a.ogg", "a.flac", "a.png", "a.jpg"]
 
@@ -114,3 +115,28 @@ def test_damaged_flac(damage):
     data = to_flac(np.sin(np.arange(5000) / 10), 22050)
     wave = outcome(from_flac, damaged(data, damage))
     assert wave.stage == "sound" if isinstance(wave, MediaError) else wave.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["videos", "sounds", "pictures"])
+def test_lying_headers_and_other_damage(sandbox, tmp_path, kind):
+    whole = 0
+    for file in damaged_files(kind, 110, seed=2):
+        path = str(tmp_path / file.name)
+        (tmp_path / file.name).write_bytes(file.data)
+        if kind == "pictures":
+            result = outcome(sandbox.call, read_picture, path, 16)
+        elif kind == "sounds":
+            result = outcome(sandbox.call, read_sound, path, 0.0, 1.0)
+        else:
+            result = outcome(sandbox.call, decode_clip, path, 0.0, 1.0, 2, 16)
+        whole += file.damage == "none"
+        assert file.damage != "none" or not isinstance(result, MediaError)
+    assert whole
+
+
+def test_damaged_files_are_the_same_for_the_same_seed():
+    files = list(damaged_files("sounds", 150))
+    assert files == list(damaged_files("sounds", 150))
+    assert files[:10] != list(damaged_files("sounds", 10, seed=1))
+    assert {file.damage for file in files} == set(DAMAGES)
+    assert len({file.name for file in files}) == 150

@@ -153,6 +153,14 @@ def test_bombs_are_refused_before_they_are_decoded(recwarn):
     assert not recwarn.list
 
 
+def test_a_jpeg_of_more_pixels_than_its_bytes_can_hold():
+    data = bytearray(encode(QUARTERS, "JPEG"))
+    struct.pack_into(">HH", data, data.find(b"\xff\xc0") + 5, 9000, 9000)
+    assert "impossible size: 9000x9000 pixels in" in reason(bytes(data))
+    plain = encode(Image.new("L", (2000, 2000)), "JPEG", quality=1, optimize=True)
+    assert decode_image(plain).shape == (2000, 2000, 3)
+
+
 def test_what_is_no_picture_says_so():
     assert reason(b"") == "is empty (0 bytes)"
     for data in (b"x", b"<html></html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"):

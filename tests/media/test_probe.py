@@ -114,6 +114,15 @@ def test_a_duration_that_is_none_is_measured(tmp_path, make, milliseconds):
     assert probe(path).duration_s == pytest.approx(2.0, abs=0.1)
 
 
+def test_a_claim_that_is_long_for_the_file_is_measured(tmp_path, make):
+    path = make.video(tmp_path / "a.mkv", 50)
+    data = bytearray(path.read_bytes())
+    assert len(data) < 60_000
+    struct.pack_into(">d", data, data.find(b"\x44\x89\x88") + 3, 60_000.0)  # milliseconds
+    path.write_bytes(data)
+    assert probe(path).duration_s == pytest.approx(2.0, abs=0.1)
+
+
 def test_neither_picture_nor_sound(tmp_path, make):
     cover = tmp_path / "cover.png"
     Image.fromarray(make.number(5, 64, 64)).save(cover)

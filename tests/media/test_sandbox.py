@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,9 +9,13 @@ import time
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from mmray.errors import MediaError
+from mmray.media import sandbox as module
+from mmray.media.image import read_picture
 from mmray.media.sandbox import Sandbox
+from tests.media import misbehaving
 
 
 @pytest.fixture
@@ -194,10 +199,112 @@ def test_a_large_result_comes_back_fast(sandbox):
     assert min(times) < 0.02
 
 
-@pytest.mark.parametrize("options", [{"timeout_s": 0}, {"max_calls": 0}])
-def test_limits_that_make_no_sense_are_refused(options):
+@pytest.fixture
+def patient():
+    """As pipelines have it: what fails by chance is tried again."""
+    with Sandbox(timeout_s=30, attempts=3) as sandbox:
+        yield sandbox
+
+
+def test_a_chance_crash_goes_unnoticed(patient, tmp_path):
+    tries = str(tmp_path / "tries")
+    assert patient.call(misbehaving.signalled, tries, signal.SIGKILL, 2) == "decoded"
+    os.kill(patient.call(os.getpid), signal.SIGKILL)
+    assert patient.call(divmod, 7, 2) == (3, 1)
+
+
+def test_what_crashes_thrice_is_given_up_and_the_next_call_works(patient, tmp_path):
+    tries = tmp_path / "tries"
+    reason = r"^crashed its decoder 3 times \(signal 11\)"
+    with pytest.raises(MediaError, match=reason) as error:
+        patient.call(misbehaving.signalled, str(tries), signal.SIGSEGV, 99, stage="frames")
+    assert error.value.stage == "frames"
+    assert tries.read_bytes() == b"..."
+    assert patient.call(divmod, 7, 2) == (3, 1)
+
+
+def test_a_child_killed_while_it_starts_is_started_again(patient, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    killed = "mkdir $0.once 2> /dev/null && kill -9 $$"
+    python.write_text(f'#!/bin/sh\n{killed}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert patient.call(divmod, 7, 2) == (3, 1)
+    assert (tmp_path / "python.once").exists()
+
+
+def test_a_child_that_was_stopped_is_replaced(patient, tmp_path, monkeypatch):
+    patient.timeout_s = 0.5
+    tries = str(tmp_path / "tries")
+    assert patient.call(misbehaving.signalled, tries, signal.SIGSTOP, 1) == "decoded"
+    monkeypatch.setattr(module, "_START_S", 2.0)
+    os.kill(patient.call(os.getpid), signal.SIGSTOP)  # between two calls
+    assert patient.call(divmod, 7, 2) == (3, 1)
+
+
+def test_what_takes_too_long_twice_is_given_up(patient, tmp_path):
+    patient.timeout_s = 0.5
+    tries = tmp_path / "tries"
+    with pytest.raises(MediaError, match=r"decoder took longer than 0\.5 s twice"):
+        patient.call(misbehaving.signalled, str(tries), signal.SIGSTOP, 99)
+    assert tries.read_bytes() == b".."
+    assert patient.call(divmod, 7, 2) == (3, 1)
+
+
+def test_a_child_stopped_while_it_answers_is_no_hang():
+    with Sandbox(timeout_s=0.5) as sandbox:
+        with pytest.raises(MediaError, match="took longer"):
+            sandbox.call(misbehaving.stop_while_answering)
+        assert sandbox.call(divmod, 7, 2) == (3, 1)
+
+
+def test_the_stages_of_pipelines_are_patient():
+    from mmray.pipeline.clips import DecodeClips, ProbeVideos
+    from mmray.pipeline.pictures import DecodePictures
+    from mmray.soundnet.stages import ReadSounds, SplitSounds
+
+    clips = (ProbeVideos(4.0, 2.0, None, 60.0), DecodeClips(4, 32, "exact", "pcm16", 60.0))
+    for stage in (*clips, DecodePictures(32, "pad", 30.0), SplitSounds(), ReadSounds(22050)):
+        stage.setup()
+        os.kill(stage._sandbox.call(os.getpid), signal.SIGKILL)
+        assert stage._sandbox.call(divmod, 7, 2) == (3, 1)
+
+
+@pytest.fixture
+def small():
+    """A child of little memory."""
+    with Sandbox(timeout_s=30, attempts=3, memory_bytes=256 << 20) as sandbox:
+        yield sandbox
+
+
+def test_a_bomb_is_an_error_and_takes_no_memory_here(small, tmp_path):
+    path = tmp_path / "bomb.png"
+    Image.new("L", (9000, 9000)).save(path)
+    before = psutil.Process().memory_info().rss
+    for function, args in ((bytearray, (1 << 40,)), (read_picture, (str(path), 32))):
+        with pytest.raises(MediaError, match=r"too much memory .* 0\.25 GiB") as error:
+            small.call(function, *args)
+        assert error.value.stage == ("open" if function is bytearray else "image")
+    assert psutil.Process().memory_info().rss < before + (20 << 20)
+    assert small.call(divmod, 7, 2) == (3, 1)
+
+
+def test_memory_that_calls_before_have_leaked_is_no_fault_of_this_one(small):
+    assert [small.call(misbehaving.leak, 90 << 20) >> 20 for _ in range(4)] == [90, 180, 90, 180]
+
+
+def test_a_child_fills_no_disk(small, tmp_path):
+    assert small.call(resource.getrlimit, resource.RLIMIT_CORE) == (0, 0)
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(OSError, match="File too large"):
+        small.call(os.truncate, str(path), 1 << 40)
+
+
+@pytest.mark.parametrize("name", ["timeout_s", "max_calls", "attempts", "memory_bytes"])
+def test_limits_that_make_no_sense_are_refused(name):
     with pytest.raises(ValueError, match="above 0"):
-        Sandbox(**options)
+        Sandbox(**{name: 0})
 
 
 @pytest.mark.cluster
