@@ -9,7 +9,7 @@ PIP_FLAGS := -q --disable-pip-version-check
 export MMRAY_REAL_DATA ?= $(HOME)/.cache/mmray/real-data
 
 .PHONY: install demo test lint types test-slow test-real test-browser test-local-mode bench serve \
-	real-data debian-data lock clean
+	real-data debian-data audit lock clean
 
 install: .venv/.installed
 
@@ -40,6 +40,16 @@ test-real: install
 
 test-browser: install
 	$(PY) -m pytest -m browser --timeout 1800
+
+# Known holes in what requirements.lock pins; pip-audit asks the index about each. Without it
+# nothing is audited, which fails: AUDIT=--offline-ok only says so.
+.venv-audit/.installed:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install $(PIP_FLAGS) pip-audit==2.10.1
+	touch $@
+
+audit: install .venv-audit/.installed
+	$(PY) .ci/audit.py $(AUDIT)
 
 # Ray 2.54.1 is the last with ray.init(local_mode=True). A small venv holds it, and what it needs
 # in older releases; everything else comes from .venv.
@@ -86,4 +96,4 @@ lock:
 	rm -rf .venv-lock
 
 clean:
-	rm -rf runs .venv .venv-local-mode
+	rm -rf runs .venv .venv-local-mode .venv-audit

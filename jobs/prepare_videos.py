@@ -13,20 +13,27 @@ On a cluster, with a list of millions of videos in a bucket (parquet or csv with
 
 The same command again goes on where the last run stopped. Files that cannot be used are listed
 with their reason in OUT/errors.
+
+What two million videos like these will take, and the cluster to ask for; OUT is not touched:
+
+    python jobs/prepare_videos.py folder:videos/ --estimate --items 2000000
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from mmray import cli
+from mmray.errors import UserError
+from mmray.pipeline.budget import Nodes
 
 if TYPE_CHECKING:
-    from mmray.pipeline.videos import Prepared
+    from mmray.pipeline.estimate import Estimate
+    from mmray.pipeline.videos import Prepared, VideoOptions
 
 
 @dataclass(kw_only=True)
@@ -61,11 +68,30 @@ class Args(cli.JobArgs):
     """Teacher workers (default: one a GPU, else one for two CPUs)."""
     timeout_s: float = 60.0
     """Time limit for decoding one clip; over it, the clip is quarantined."""
+    estimate: bool = False
+    """Prepare nothing: measure a sample in this process, print what all will take and the cluster
+    to ask for."""
+    items: int | None = None
+    """Number of videos to estimate for (default: those of the source)."""
+    sample: int = 32
+    """Number of videos to measure with --estimate, chosen at random by --seed."""
+    json: str | None = None
+    """File for the numbers of --estimate."""
+    nodes: Annotated[Nodes, tyro.conf.arg(name="")] = field(default_factory=Nodes)
+
+    def check(self) -> None:
+        """Refuse flags that would be ignored."""
+        given = [f for f in ("items", "sample", "json") if getattr(self, f) != getattr(Args, f)]
+        given += [f for f in vars(Nodes()) if getattr(self.nodes, f) != getattr(Nodes, f)]
+        if given and not self.estimate:
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UserError(f"{flags}: has no effect without --estimate; leave it out")
 
 
-def main(argv: Sequence[str] | None = None) -> Prepared:
-    """Parse flags, prepare, return the counts."""
+def main(argv: Sequence[str] | None = None) -> Prepared | Estimate:
+    """Parse flags, prepare or estimate, return the counts or the numbers."""
     args = cli.parse(Args, argv, __doc__)
+    args.check()
     import mmray
     from mmray.pipeline.videos import VideoOptions, Workers, prepare_videos
 
@@ -83,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> Prepared:
         limit=args.limit,
     )
     options.check()
+    if args.estimate:
+        return _estimate(args, options)
     mmray.init(local_mode=args.local, address=args.address)
     return prepare_videos(
         options,
@@ -91,6 +119,27 @@ def main(argv: Sequence[str] | None = None) -> Prepared:
         max_error_ratio=args.max_error_ratio,
         overwrite=args.overwrite,
     )
+
+
+def _estimate(args: Args, options: VideoOptions) -> Estimate:
+    """What the job will take: printed, and written where --json says."""
+    from mmray import storage
+    from mmray.pipeline.estimate import estimate
+    from mmray.pipeline.estimate_tables import show
+
+    found = estimate(
+        options,
+        items=args.items,
+        sample=args.sample,
+        nodes=args.nodes,
+        timeout_s=args.timeout_s,
+        seed=args.seed,
+    )
+    show(found, args.max_error_ratio)
+    if args.json is not None:
+        storage.write_json(args.json, found.metrics)
+        cli.console.print(f"numbers: {args.json}")
+    return found
 
 
 def _teacher(args: Args, what: Literal["objects", "scenes"], toy: bool) -> str | None:

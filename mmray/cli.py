@@ -7,6 +7,7 @@ A job is a dataclass of arguments and a `main(argv) -> result`; `python jobs/NAM
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import tyro
 from rich.console import Console
 
 from mmray.errors import UserError
+from mmray.runtime import ALLOW_OPEN
 
 # A file where a folder is wanted, a folder that may not be written: the user's, with the path.
 WRONG_PATHS = (
@@ -42,6 +44,8 @@ class JobArgs:
     """Use only the first N items."""
     address: str | None = None
     """Ray cluster to use; default $RAY_ADDRESS, else a Ray of this job's own."""
+    allow_open_cluster: bool = False
+    """Use it although strangers can reach it: it asks for no token (docs/security.md)."""
     local: bool = False
     """Run in this one process, without Ray (for debugging)."""
     overwrite: bool = False
@@ -89,6 +93,8 @@ def _words(argv: Sequence[str] | None) -> list[str]:
 
 
 def _checked(args: Args) -> Args:
+    if getattr(args, "allow_open_cluster", False):
+        os.environ[ALLOW_OPEN] = "1"  # also for what a job starts
     if isinstance(args, JobArgs):
         if not 0 <= args.seed < 2**63:
             raise UserError(f"--seed {args.seed}: expected 0 or more")

@@ -38,7 +38,9 @@ def _wrap(ray: ModuleType) -> None:
         runtime.set_local_mode(True)
         if ray.is_initialized():
             return None
-        kwargs = {"num_cpus": 1, "include_dashboard": False, **kwargs}
+        # "local", or Ray would join whatever cluster runs on this machine.
+        own = {} if args else {"address": "local"}
+        kwargs = {**own, "num_cpus": 1, "include_dashboard": False, **kwargs}
         return original_init(*args, **kwargs)
 
     @functools.wraps(original_shutdown)

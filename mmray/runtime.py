@@ -7,6 +7,12 @@ import os
 import sys
 from typing import Any
 
+from mmray.errors import UserError
+
+ALLOW_OPEN = "MMRAY_ALLOW_OPEN_CLUSTER"
+"""Set to 1, by `--allow-open-cluster` too, jobs use a Ray that strangers get into as well."""
+SAFE_RAY = (2, 56)
+"""Ray Data of releases before has pyarrow unpickle what Parquet files name (CVE-2026-41486)."""
 _local_mode = False
 
 
@@ -19,26 +25,83 @@ def init(local_mode: bool = False, address: str | None = None, **options: Any) -
             that a job called in such a process does not leave it.
         address: of a running cluster; default `$RAY_ADDRESS`, else a Ray of this process's own.
         options: passed to `ray.init`.
+
+    Raises:
+        UserError: Ray is too old; no cluster is at `address`; its token is missing; or it takes
+            orders from other machines without one and `$MMRAY_ALLOW_OPEN_CLUSTER` is not 1.
     """
     if local_mode:
         set_local_mode(True)
     if is_local():
         return
-    # Without a token, anybody who reaches the ports of a Ray may run code in it. Ray reads this
-    # when it is imported: set later, its servers would ask for a token that its client lacks.
-    if "ray" not in sys.modules:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
+    if where == "local":
+        keep_to_this_machine()
     # Of Ray's own chatter on the driver's terminal only what stops the job; files have the rest.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
         return
+    if tuple(map(int, ray.__version__.split(".")[:2])) < SAFE_RAY:
+        raise UserError(
+            f"Ray {ray.__version__} runs code that a Parquet file brings; its local mode alone may "
+            f"be used (--local). Install {'.'.join(map(str, SAFE_RAY))} or later"
+        )
     options = {"log_to_driver": False, "logging_level": logging.WARNING, **options}
-    if address or os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, **options)
-    else:  # "local", or Ray would join whatever cluster it finds on this machine
+    if where == "local":  # said aloud, or Ray would join whatever cluster it finds on this machine
         ray.init(**{"address": "local", "include_dashboard": False, **options})
+    else:
+        _join(where, f"--address {where}" if address else f"RAY_ADDRESS={where}", options)
+
+
+def keep_to_this_machine() -> None:
+    """Have the Ray that this process starts ask for a token, and listen on loopback alone.
+
+    Does nothing once Ray is imported, which is when it reads both: set later, its servers would
+    ask for a token that its client lacks.
+    """
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        # Named after the systems where loopback is Ray's default.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+def _join(address: str, name: str, options: dict[str, Any]) -> None:
+    """Connect to the running Ray at `address`, which messages call `name`."""
+    import ray
+    from ray.exceptions import AuthenticationError
+
+    from mmray import exposure
+
+    cluster = exposure.find(address, name)
+    doors = cluster.open_doors()
+    if doors and os.environ.get(ALLOW_OPEN) != "1":
+        more = f" and {len(doors) - 3} more" if len(doors) > 3 else ""
+        raise UserError(
+            f"{name}: this Ray asks nobody for a token, and whoever reaches {', '.join(doors[:3])}"
+            f"{more} runs code on it; restart it with `ray get-auth-token --generate` and "
+            "RAY_AUTH_MODE=token on every node (docs/security.md), or, where only people you "
+            f"trust get there, say --allow-open-cluster or {ALLOW_OPEN}=1"
+        )
+    _use_token(cluster.token)
+    try:
+        ray.init(address=address, **options)
+    except (AuthenticationError, ConnectionError) as e:
+        token = "it asks for a token, and the one in ~/.ray/auth_token, $RAY_AUTH_TOKEN or "
+        token += "$RAY_AUTH_TOKEN_PATH is missing or another; copy that of its head"
+        raise UserError(f"{name}: {token if cluster.token else e}") from e
+
+
+def _use_token(on: bool) -> None:
+    """Speak as the cluster does: a driver in the other mode sees its actors die, without a word."""
+    if on and os.environ.get("RAY_AUTH_MODE", "disabled") != "disabled":
+        return  # there are other ways than `token` to ask for one
+    import ray
+
+    raylet: Any = ray._raylet
+    os.environ["RAY_AUTH_MODE"] = "token" if on else "disabled"
+    raylet.Config.initialize("")  # what Ray itself does after such a change
 
 
 def set_local_mode(on: bool) -> None:

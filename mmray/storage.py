@@ -39,7 +39,10 @@ PATIENCE_S = 300.0
 good, get less."""
 WEB_PATIENCE_S = 10.0
 # What another try does not mend, as the messages of S3 name it.
-_REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY", "SIGNATURE", "EXPIRED_TOKEN")
+_REFUSALS = (
+    *("ACCESS_DENIED", "NO_SUCH_BUCKET", "not found"),
+    *("INVALID_ACCESS_KEY", "SIGNATURE", "EXPIRED_TOKEN"),
+)
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN)
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 P = ParamSpec("P")
@@ -119,8 +122,12 @@ def filesystem(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         if scheme in ARROW_SCHEMES:
             return _arrow_filesystem(scheme, text)
+        if "::" in text:  # fsspec's chains, in which one file tells where and how to read another
+            raise UserError(f"{text}: expected one address, without ::")
         return url_to_fs(text)
-    except (ValueError, ImportError, OSError) as e:
+    except UserError:
+        raise
+    except (ValueError, TypeError, ImportError, OSError) as e:
         raise UserError(f"{text}: cannot open this kind of address ({e})") from e
 
 
@@ -129,8 +136,11 @@ def _arrow_filesystem(scheme: str, uri: str) -> tuple[fsspec.AbstractFileSystem,
     from pyarrow.fs import FileSystem
 
     path = uri.split("://", 1)[1]
+    bucket = path.split("/", 1)[0]
+    if scheme in BUCKET_SCHEMES and not bucket:
+        raise ValueError("it names no bucket")
     if scheme in BUCKET_SCHEMES and not {"?", "@"} & set(path):
-        return _bucket(f"{scheme}://{path.split('/', 1)[0]}"), path.rstrip("/")
+        return _bucket(f"{scheme}://{bucket}"), path.rstrip("/")
     arrow, path = FileSystem.from_uri(uri)
     return ArrowFSWrapper(arrow), path
 

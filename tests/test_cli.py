@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmray import cli
+from mmray import cli, runtime
 from mmray.errors import MediaError, UserError
 
 ROOT = Path(__file__).parent.parent
@@ -25,6 +25,14 @@ def test_common_flags() -> None:
     args = cli.parse(Args, ["--out", "x", "--local", "--limit", "3", "--speed", "2"], "doc")
     assert (args.out, args.local, args.limit, args.speed) == ("x", True, 3, 2.0)
     assert (args.seed, args.address, args.overwrite) == (0, None, False)
+
+
+def test_an_open_cluster_is_allowed_by_its_flag_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(runtime.ALLOW_OPEN, "")
+    cli.parse(Args, [], "doc")
+    assert os.environ[runtime.ALLOW_OPEN] == ""
+    cli.parse(Args, ["--allow-open-cluster"], "doc")
+    assert os.environ[runtime.ALLOW_OPEN] == "1"
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,17 @@ def test_what_is_not_there_is_told_at_once(flaky: type[Flaky]) -> None:
         storage.exists("flaky://bucket/a.json")
     assert flaky.left == 1
     flaky.left = 0
+
+
+@pytest.mark.parametrize(
+    "uri", ["reference://a.jpg::file:///r.json", "simplecache::http://h/a", "reference://a"]
+)
+def test_addresses_that_tell_how_to_read_others_are_refused(uri: str) -> None:
+    with pytest.raises(UserError, match=r"expected one address|cannot open this kind"):
+        storage.open_file(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///key", "gs://", "gs:///key"])
+def test_an_address_without_a_bucket_is_told_at_once(uri: str) -> None:
+    with pytest.raises(UserError, match="names no bucket"):
+        storage.exists(uri)

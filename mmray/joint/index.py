@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmray import storage
+from mmray import parquet, storage
 from mmray.errors import UserError
 
 EXACT_BELOW = 20_000  # a search of so many takes about a millisecond
@@ -405,8 +405,12 @@ def _read_ids(uri: str | Path) -> pa.LargeStringArray:
         raise UserError(f"{uri}: is not an index (no {IDS_FILE})")
     with storage.localized(path) as local:
         try:
-            column = pq.read_table(local, columns=["id"])["id"]
-        except (pa.ArrowException, KeyError, OSError) as e:
+            file = pq.ParquetFile(local)
+            parquet.check(file.schema_arrow, path, ["id"])
+            column = file.read(columns=["id"])["id"]
+        except (pa.ArrowException, OSError, *parquet.TYPE_ERRORS) as e:
+            if isinstance(e, UserError):
+                raise
             raise UserError(f"{path}: is not a Parquet file of ids ({_last_line(e)})") from e
     return _id_column(column)
 

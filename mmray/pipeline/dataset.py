@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmray import storage
+from mmray import parquet, storage
 from mmray.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -211,14 +211,19 @@ def write_table(uri: str, table: pa.Table, row_group_size: int | None = None) ->
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
-    """Open a Parquet file; a bad one is a `UserError` that names it."""
+    """Open a Parquet file; a bad one, or one that may run code, is a `UserError` that names it."""
     try:
         if storage.is_remote(uri):
             fs, path = storage.filesystem(uri)
-            return pq.ParquetFile(fs.open(path, "rb"))
-        return pq.ParquetFile(storage.local_path(uri))
-    except (pa.ArrowInvalid, OSError) as e:
+            file = pq.ParquetFile(fs.open(path, "rb"))
+        else:
+            file = pq.ParquetFile(storage.local_path(uri))
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, *parquet.TYPE_ERRORS) as e:
         raise UserError(f"{uri}: is not a readable Parquet file ({e})") from e
+    parquet.check(file.schema_arrow, uri)
+    return file
 
 
 def tensor(column: pa.ChunkedArray | pa.Array) -> np.ndarray:

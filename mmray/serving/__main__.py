@@ -34,6 +34,8 @@ class Args:
     """Leave out models that are missing, and say so; else a missing one is an error."""
     address: str | None = None
     """Ray cluster to serve on; default $RAY_ADDRESS, else a Ray of this process's own."""
+    allow_open_cluster: bool = False
+    """Use it although strangers can reach it: it asks for no token (docs/security.md)."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -42,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own_ray = not (args.address or os.environ.get("RAY_ADDRESS"))
     if own_ray:
         environment.apply()
+        runtime.keep_to_this_machine()
     from mmray.serving.config import read_config
     from mmray.serving.deploy import deploy, leave_out_missing, locate
 

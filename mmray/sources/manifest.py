@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from mmray import storage
+from mmray import parquet, storage
 from mmray.errors import UserError
 from mmray.sources.items import ImageItem, VideoItem
 
@@ -72,7 +72,7 @@ def _rows(table: _Table) -> Iterator[tuple[str, dict[str, Any], str]]:
     try:
         batches = _csv_batches(table) if is_csv else _parquet_batches(table)
         first = next(batches, None)
-    except (pa.ArrowException, ValueError, OSError) as e:
+    except (pa.ArrowException, OSError, *parquet.TYPE_ERRORS) as e:
         if isinstance(e, UserError):
             raise
         raise UserError(f"{where}: cannot be read as a table ({_line(e)})") from e
@@ -87,6 +87,7 @@ def _parquet_batches(table: _Table) -> Iterator[pa.RecordBatch]:
         names = file.schema_arrow.names
         _check_columns(table.where, names)
         columns = [name for name in table.types if name in names]
+        parquet.check(file.schema_arrow, table.where, columns)
         yield from (b for b in file.iter_batches(1024, columns=columns) if b.num_rows)
 
 

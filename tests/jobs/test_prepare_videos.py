@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset, tensor
 
 ROOT = Path(__file__).parent.parent.parent
@@ -112,3 +114,25 @@ def test_main_is_importable(
     assert result.rows == Dataset(str(tmp_path / "clips")).num_rows
     table = pq.read_table(next((tmp_path / "clips").glob("part-*.parquet")))
     assert "objects" in table.column_names
+
+
+def test_estimate_prints_and_writes_numbers_and_touches_nothing_else(
+    small_world: Path, random_teacher: Path, tmp_path: Path
+) -> None:
+    from jobs import prepare_videos
+
+    out, numbers = tmp_path / "clips", tmp_path / "numbers.json"
+    args = command(small_world, random_teacher, out, "--estimate", "--items", "2000000")
+    found = prepare_videos.main([*args[2:], "--sample", "4", "--json", str(numbers)])
+    assert found.items == 2_000_000
+    assert len(found.sample.videos) == 4
+    assert json.loads(numbers.read_text()) == found.metrics
+    assert not out.exists()
+
+
+def test_flags_of_the_estimate_are_not_ignored_without_it(tmp_path: Path) -> None:
+    from jobs import prepare_videos
+
+    more = ["--within-hours", "12", "--json", "x.json"]
+    with pytest.raises(UserError, match="--json, --within-hours: has no effect without --estimate"):
+        prepare_videos.main([f"folder:{tmp_path}", "--out", str(tmp_path / "clips"), *more])
