@@ -76,7 +76,9 @@ class Nodes:
 
     def add(self, ip: str, **options: Any) -> subprocess.Popen[bytes]:
         """A worker node at another loopback address; `kill` takes it away."""
-        return self._start({}, **{"address": self.address, "node-ip-address": ip}, **options)
+        # Two nodes in one folder would delete each other's copies of a job's files.
+        own = {"address": self.address, "node-ip-address": ip, "temp-dir": self.home / ip}
+        return self._start({}, **own, **options)
 
     def kill(self, node: subprocess.Popen[bytes]) -> None:
         """The node is gone from one moment to the next."""

@@ -1,24 +1,18 @@
 """`ray job submit` from the root of the repository, through the real CLI to a real head.
 
-The head demands a token and has ports and a folder of its own, so it may run beside the cluster
-of other tests.
+As with `cluster.yaml`, the head demands a token and runs drivers but no work; another node does.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +26,10 @@ from mmray.media.sound import SAMPLE_RATE, to_pcm16
 from mmray.pipeline.dataset import tensor_column, write_table
 from mmray.soundnet.config import SoundNetConfig
 from mmray.soundnet.model import SoundNetModel, save_model
+from mmray.toyworld import build
+from tests.ray_nodes import Nodes, free_port
 
 ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
-START_S = 60
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -63,57 +57,13 @@ class Head:
         )
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    # Not pytest's folder: the path of a socket under it may have only 107 characters.
-    with tempfile.TemporaryDirectory(prefix="mm", ignore_cleanup_errors=True) as home:
-        token = Path(home) / "token"
-        token.write_text(uuid.uuid4().hex)
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST_"))}
-        env = clean | {
-            "HOME": home,
-            "PATH": f"{BIN}:{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN_PATH": str(token),
-            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
-        }
-        url = f"http://127.0.0.1:{(dashboard := free_port())}"
-        options = {
-            "node-ip-address": "127.0.0.1",
-            "port": free_port(),
-            "dashboard-host": "127.0.0.1",
-            "dashboard-port": dashboard,
-            "dashboard-agent-listen-port": free_port(),
-            "ray-client-server-port": free_port(),
-            "temp-dir": home,
-            "num-cpus": 4,
-            "object-store-memory": 200_000_000,
-        }
-        command = ["ray", "start", "--head", "--block", "--disable-usage-stats"]
-        command += [f"--{name}={value}" for name, value in options.items()]
-        with (Path(home) / "head.log").open("wb") as log:
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-            try:
-                wait_until_up(url, process, Path(log.name))
-                yield Head(url, env | {"RAY_API_SERVER_ADDRESS": url})
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(60)
-
-
-def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        if status(f"{url}/api/version") is not None:
-            return
-        time.sleep(0.2)
-    raise RuntimeError(f"the head did not start:\n{log.read_text()}")
+    url = f"http://127.0.0.1:{(dashboard := free_port())}"
+    options = {"dashboard_host": "127.0.0.1", "dashboard_port": dashboard}
+    with Nodes(**options, ray_client_server_port=free_port()) as nodes:
+        nodes.add("127.0.0.2", num_cpus=4, object_store_memory=200_000_000)
+        yield Head(url, nodes.env | {"RAY_API_SERVER_ADDRESS": url})
 
 
 def status(url: str) -> int | None:
@@ -197,6 +147,30 @@ def test_a_submitted_training_leaves_its_model_where_it_was_told(
     assert "2 steps" in done.stdout, "the job's own words must reach the terminal"
     net = mmray.load(str(tmp_path / "out" / "model"), device="cpu")
     assert net.classes == {"objects": ["dog", "cat"]}
+
+
+def small_default_world(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small toy world that passes for the default one, which takes minutes to draw."""
+    asked: dict[str, Any] = {}
+    with monkeypatch.context() as patch:
+        patch.setenv("MMRAY_CACHE", str(home / ".cache/mmray"))
+        patch.setattr(build, "make_world", lambda folder, **kw: asked.update(kw, folder=folder))
+        build.default_world()
+    folder = asked.pop("folder")
+    build.make_world(folder, **asked | {"num_videos": 12, "num_images": 200}, workers=1)
+    world = storage.read_json(folder / "world.json")
+    storage.write_json(folder / "world.json", world | {"arguments": asked})
+
+
+def test_without_data_a_submitted_training_makes_the_toy_worlds(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_default_world(Path(head.env["HOME"]), monkeypatch)
+    command = ("python", "jobs/distill_soundnet.py", "--steps", "1", "--out", str(tmp_path / "out"))
+    done = head.submit(*command)
+    assert done.returncode == 0, done.stdout
+    net = mmray.load(str(tmp_path / "out" / "model"), device="cpu")
+    assert "dog" in net.classes["objects"]
 
 
 def test_a_users_mistake_in_a_submitted_job_is_told(head: Head, tmp_path: Path) -> None:
