@@ -2,10 +2,10 @@
 
     python benchmarks/million_pictures.py [--rows 1000000] [--folder DIR]
 
-A manifest lists `--rows` pictures of about 1 KB (a thousand files, each under a thousand keys). The job is the real
-one on a Ray of its own: manifest, work list, decoders in child processes, a net (untrained, of 16
-pixels), Parquet shards. Prints, for each tenth of the rows, rows a second and the driver's private
-memory; then the growth from row 10,000 to the end.
+A manifest lists `--rows` pictures of about 1 KB (a thousand files, each under a thousand keys).
+The job is the real one on a Ray of its own: manifest, work list, decoders in child processes, a net
+(untrained, of 16 pixels), Parquet shards. Prints, for each tenth of the rows, rows a second and the
+driver's private memory; then the growth from row 10,000 to the end.
 """
 
 from __future__ import annotations

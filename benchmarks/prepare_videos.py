@@ -71,7 +71,7 @@ def plain_loop(paths: list[str], processes: int) -> float:
 
 def pipeline(source: str) -> float:
     """Clips a second of the pipeline's main pass, from the end of its first shards on."""
-    from mmray.pipeline import run, shards
+    from mmray.pipeline import run
     from mmray.pipeline.clips import VIDEO_SCHEMA, ProbeVideos
     from mmray.pipeline.videos import VideoOptions, Workers, clip_job, clip_pools, video_rows
 

@@ -14,6 +14,14 @@ On a cluster with 8 GPUs, bf16, clips and results in a bucket:
     ray job submit --working-dir . -- python jobs/distill_soundnet.py --data s3://bucket/clips \
         --num-workers 8 --batch-size 512 --crop-s 20 --steps 100000 --out s3://bucket/soundnet
 
+On a cluster whose nodes come and go (spot instances), with as many workers as there is room for:
+
+    ray job submit --working-dir . -- python jobs/distill_soundnet.py --data s3://bucket/clips \
+        --elastic 2 8 --batch-size 512 --out s3://bucket/soundnet
+
+Losses do not depend on how many there are. Before nodes join, and when a node gets notice that it
+will be taken away, a checkpoint is written, at the end of a window of --log-every steps.
+
 The defaults are for small datasets. The published recipe, for millions of clips, is
 `--crop-s 20 --batch-size 64 --lr 1e-3 --warmup 0 --schedule constant --steps 100000`. On CPUs one
 worker uses all cores of its machine and is the fastest; more workers are for more machines.

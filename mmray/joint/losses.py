@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmray.training.gather import gather
+from mmray.training.gather import Everyone
 
 
 def tag_loss(
@@ -54,8 +54,9 @@ def contrastive_loss(
         scale: what products of unit vectors are multiplied with.
     """
     units = F.normalize(bags, dim=1)
-    all_pictures, all_tags = gather(pictures), gather(tags)
-    all_units, present = gather(units), gather(has_tags)
+    everyone = Everyone(pictures)
+    all_pictures, all_tags = everyone.rows(pictures), everyone.rows(tags)
+    all_units, present = everyone.rows(units), everyone.rows(has_tags)
     shared = (units @ all_units.T) ** 2 * present
     targets = shared / shared.sum(dim=1, keepdim=True).clamp_min(1e-6)
     blocked = -1e4 * (1 - present)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmray.captioner.decode import PAD
 from mmray.captioner.model import CaptionConfig, TransformerNet
-from mmray.training.sync_norm import all_reduce
+from mmray.training.parallel import all_reduce
 
 MEMORY = 0.98
 """What is kept of the styles' mean vectors from one batch to the next."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmray.storyteller.model import StoryConfig, StoryNet
 from mmray.storyteller.pieces import Pieces
-from mmray.training.gather import gather
+from mmray.training.gather import Everyone
 from mmray.training.loader import Batch
 
 SHARPNESS = 14.0
@@ -97,10 +97,9 @@ def neighbours(vectors: Tensor, pair: Tensor) -> Tensor:
         for i in range(2)
     )
     two = (pair[:, 0] != pair[:, 1]).float()
-    there = gather(two)
-    everyone = gather(second)
-    rank = torch.distributed.get_rank() if len(everyone) > len(second) else 0
-    mine = torch.arange(len(first), device=first.device) + rank * len(first)
-    logits = SHARPNESS * first.float() @ everyone.float().T
+    everyone = Everyone(two)
+    there = everyone.rows(two)
+    mine = torch.arange(len(first), device=first.device) + everyone.before
+    logits = SHARPNESS * first.float() @ everyone.rows(second).float().T
     logits = logits.masked_fill(there[None] == 0, -1e4)
     return F.cross_entropy(logits, mine, reduction="none") * two

@@ -93,6 +93,8 @@ class Checkpoints:
             if any(_size(storage.join(where, name)) != size for name, size in sizes.items()):
                 return None
             state = State(**record)
+        except storage.StorageFailed:
+            raise  # it may be whole
         except (UserError, OSError, TypeError, KeyError, AttributeError):
             return None
         state.losses = _read(storage.join(where, OPTIMIZER))[LOSSES].tolist()
@@ -165,6 +167,7 @@ def _read(uri: str) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
 
 
+@storage.patient
 def _size(uri: str) -> int:
     fs, path = storage.filesystem(uri)
     return int(fs.size(path) or 0) if fs.exists(path) else -1

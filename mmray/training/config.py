@@ -25,6 +25,8 @@ class TrainConfig:
     """Examples per step, over all workers together."""
     num_workers: int = 0
     """Training processes; 0: one per GPU of the cluster, or one on a machine without GPUs."""
+    elastic: tuple[int, int] | None = None
+    """Instead: at least and at most so many, as nodes of the cluster come and go."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """muon: for the matrices of linear and attention layers; AdamW for the rest."""
     lr: float = 1e-3
@@ -55,7 +57,7 @@ class TrainConfig:
     loader_threads: int = 0
     """Threads that prepare batches in each worker; 0: 4 with a GPU, else 1."""
     max_failures: int = 3
-    """How often killed workers are replaced before the job fails."""
+    """How often killed workers are replaced, without a new checkpoint, before the job fails."""
     seed: Suppress[int] = 0
     """Seed of the weights, the order of the rows and the augmentation."""
 
@@ -82,6 +84,15 @@ class TrainConfig:
             if getattr(self, name) < 0:
                 raise UserError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 0 or more"
+                )
+        if self.elastic:
+            fewest, most = self.elastic
+            if not 1 <= fewest <= most:
+                raise UserError(f"--elastic is {fewest} {most}, expected 1 <= MIN <= MAX")
+            if self.num_workers:
+                raise UserError(
+                    f"--num-workers {self.num_workers} and --elastic {fewest} {most} contradict "
+                    "each other; give one of them"
                 )
         if not all(0 <= b < 1 for b in self.betas):
             raise UserError(f"--betas is {self.betas}, expected two numbers in [0, 1)")

@@ -9,8 +9,8 @@ differ in the third digit. Here
 - what is computed for one example uses kernels that give the same bits in any batch, and
 - sums over examples and workers are in double precision and rounded once.
 
-Gradients of the parameters come out as means over the workers, which averaging them again (as
-DistributedDataParallel does) leaves as they are.
+Gradients of the parameters are over the worker's own examples; `mmray.training.parallel` adds
+them up, in double precision too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.training.sync_norm import all_mean
+from mmray.training.parallel import gradient
 
 FEW_CELLS = 32
 
@@ -54,14 +54,14 @@ class _Conv(torch.autograd.Function):
         double: bool,
     ) -> Tensor:
         wide = _wide(x, layout, double)
-        ctx.save_for_backward(wide, weight)
+        ctx.save_for_backward(wide, weight, bias)
         ctx.arguments, ctx.layout, ctx.double = ([1, stride], [0, padding]), layout, double
         y = F.conv2d(wide, _wide(weight, layout, double), None, *ctx.arguments).squeeze(2).float()
         return y.contiguous() if bias is None else y + bias[:, None]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         stride, padding = ctx.arguments
         grad_x = grad_weight = grad_bias = None
@@ -75,9 +75,9 @@ class _Conv(torch.autograd.Function):
             grad_x = grad_x.squeeze(2).float()
         if needs_weight:
             total = _weight_gradient(x.squeeze(2), grads[0], weight.shape, stride[1], padding[1])
-            grad_weight = all_mean(total).view_as(weight)
+            grad_weight = gradient(weight, total)
         if needs_bias:
-            grad_bias = all_mean(grads[0].sum(2).double().sum(0))
+            grad_bias = gradient(bias, grads[0].sum(2).double().sum(0))
         return grad_x, grad_weight, grad_bias, None, None, None, None
 
 

@@ -13,7 +13,7 @@ they never exist as a whole:
 - The backward pass computes the outputs again, one sound at a time in the processor's cache.
 
 Equal to the separate layers up to rounding. Sums over sounds and workers are in double precision,
-as in `mmray.training.exact`, and gradients come out as means over the workers.
+as in `mmray.training.exact`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmray.training.sync_norm import all_mean, all_reduce, num_workers, update_running
+from mmray.training.parallel import all_reduce, gradient
+from mmray.training.sync_norm import update_running
 
 
 def conv_norm_relu_pool(x: Tensor, conv: nn.Conv1d, norm: nn.BatchNorm1d, pool: int) -> Tensor:
@@ -161,20 +162,21 @@ class _Fused(torch.autograd.Function):
         y = top[:, :, : shape.pooled] * factor[:, None]
         y.add_((shift - mean * factor)[:, None]).relu_()
         ctx.shape, ctx.count = shape, float(sums[0, 0])
-        ctx.save_for_backward(wave, filters, top, y, gain, sign, mean, rstd)
+        ctx.save_for_backward(wave, filters, top, y, weight, gain, shift, sign, mean, rstd)
         outputs = mean * sign + bias, var.float(), sums[0, 0]
         ctx.mark_non_differentiable(*outputs)
         return y, *outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        wave, filters, top, y, gain, sign, mean, rstd = ctx.saved_tensors
+        wave, filters, top, y, weight, gain, shift, sign, mean, rstd = ctx.saved_tensors
         shape: _Shape = ctx.shape
         # As floats: a comparison that writes floats is several times faster than `where`.
         grad = grads[0] * torch.gt(y, 0, out=torch.empty_like(y))
         scaled = (top[:, :, : shape.pooled] - mean[:, None]) * rstd[:, None]
         parts = torch.stack([grad.sum(2), (grad * scaled).sum(2)])  # [2, B, C]
-        sums = all_reduce(parts.double().sum(1))
+        mine = parts.double().sum(1)
+        sums = all_reduce(mine.clone())
         grad = F.pad(grad, (0, shape.rows - shape.pooled))
         # Gradient of a cell: what reaches it through the pooling, minus what BatchNorm takes off
         # as a function of the cell's value (`slope * value + offset`).
@@ -192,16 +194,14 @@ class _Fused(torch.autograd.Function):
             reach.add_(offset).addcmul_(values, slope)
             reach[shape.last :, :, -1] = 0
             total += reach.view(-1, shape.rows) @ cells.windows.t()
-        grad_weight = all_mean(shape.uncopied(total))
-        grad_weight *= (gain.abs() * rstd * sign)[:, None]
-        grad_shift, grad_size = (sums / num_workers()).float()
+        factor = (gain.abs() * rstd * sign).double()[:, None]
         # BatchNorm takes the bias off again, so its gradient is 0.
         return (
             None,
-            grad_weight[:, None],
+            gradient(weight, shape.uncopied(total) * factor),
             torch.zeros_like(gain),
-            grad_size * sign,
-            grad_shift,
+            gradient(gain, mine[1] * sign),
+            gradient(shift, mine[0]),
             None,
             None,
         )

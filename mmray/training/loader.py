@@ -3,9 +3,9 @@
 The rows of an epoch are the dataset's row groups in random order, with the rows of each shuffled:
 `epoch_order`. A global batch has `B` slots; an epoch has `m = n // B` steps; slot `s` reads
 `order[s * m]`, `order[s * m + 1]`, ... So each slot walks through few row groups, neighbours in a
-batch come from all over the dataset, and worker `r` of `N` simply serves the slots from `r * B / N`
-to `(r + 1) * B / N`: the batches are the same for any number of workers, and the position in the
-data is the step number alone.
+batch come from all over the dataset, and worker `r` of `N` simply serves the slots from
+`r * B // N` to `(r + 1) * B // N`: the batches are the same for any number of workers, and the
+position in the data is the step number alone.
 """
 
 from __future__ import annotations
@@ -79,9 +79,13 @@ class Share:
     world_size: int = 1
 
     def slots(self, batch_size: int) -> range:
-        """The worker's slots."""
-        per_worker = batch_size // self.world_size
-        return range(self.rank * per_worker, (self.rank + 1) * per_worker)
+        """The worker's slots; workers have equally many, or differ by one."""
+        first, last = (r * batch_size // self.world_size for r in (self.rank, self.rank + 1))
+        return range(first, last)
+
+    def weight(self, batch_size: int) -> float:
+        """How much the mean over the worker's examples weighs in that over the batch, 0 to 1."""
+        return len(self.slots(batch_size)) / batch_size
 
 
 class Loader:
@@ -101,8 +105,8 @@ class Loader:
         cache_bytes: of row groups kept in memory, in addition to those in use.
 
     Raises:
-        UserError: the dataset lacks a column, the split is empty, or the batch cannot be divided
-            among the workers.
+        UserError: the dataset lacks a column, the split is empty, or there are more workers than
+            examples in a batch.
     """
 
     def __init__(
@@ -208,21 +212,19 @@ class _RowIndex:
 def _fitting(batch_size: int, rows: int, world_size: int, split: str) -> int:
     if split != "train":
         return batch_size  # evaluation takes what there is
-    if batch_size % world_size:
+    if batch_size < world_size:
         raise UserError(
-            f"--batch-size {batch_size} cannot be divided among {world_size} workers; "
-            "give a multiple of --num-workers"
+            f"--batch-size {batch_size} is less than one example for each of {world_size} workers; "
+            "give a larger one or fewer workers"
         )
-    if rows >= batch_size:
-        return batch_size
-    smaller = rows // world_size * world_size
-    if not smaller:
+    if rows < world_size:
         raise UserError(
             f"the split {split!r} has {rows} rows for {world_size} workers; "
-            "give a smaller --num-workers or more data"
+            "give fewer workers or more data"
         )
-    logger.warning("only %d rows to train on: the batch size is %d", rows, smaller)
-    return smaller
+    if rows < batch_size:
+        logger.warning("only %d rows to train on: the batch size is %d", rows, rows)
+    return min(rows, batch_size)
 
 
 class _Group:
@@ -268,9 +270,18 @@ class _GroupCache:
             self._read(group, future)
         return future.result().row(at)
 
+    def _table(self, group: RowGroup) -> _Group:
+        try:
+            return _Group(self.dataset.read_row_group(group, self.columns))
+        except (pa.ArrowException, OSError) as e:
+            raise UserError(
+                f"{group.path}: row group {group.group} is damaged ({e}); bring the file back, or "
+                "prepare the dataset again with --overwrite"
+            ) from e
+
     def _read(self, group: RowGroup, future: Future[_Group]) -> None:
         try:
-            future.set_result(_Group(self.dataset.read_row_group(group, self.columns)))
+            future.set_result(self._table(group))
         except BaseException as e:
             with self._lock:
                 self._groups.pop(group, None)

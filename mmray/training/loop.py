@@ -21,10 +21,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mmray.errors import UserError
-from mmray.training import sync_norm
+from mmray.training import parallel, sync_norm
 from mmray.training.checkpoint import Checkpoints, State
 from mmray.training.config import TrainConfig, learning_rate, total_steps
 from mmray.training.loader import Batch, Loader, to_device
@@ -57,8 +56,8 @@ class Task(Protocol[Model]):
         """The loss of a batch, and more numbers to log.
 
         `model` may be wrapped: call it once with gradients, and take its parts only without.
-        Loss and numbers must be means over the batch's examples, each with the same weight, so
-        that the mean over workers is the mean over the global batch.
+        Loss and numbers must be means over the batch's examples, each with the same weight: the
+        loop weighs them by the worker's share, which makes them means over the global batch.
         """
 
     def evaluate(self, model: Model, batch: Batch) -> dict[str, Tensor]:
@@ -117,6 +116,7 @@ def fit(
     tracker: Tracker | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
     settings: Mapping[str, Any] | None = None,
+    wanted: threading.Event | None = None,
 ) -> State:
     """Train to the last step, from the newest checkpoint if there is one.
 
@@ -132,6 +132,8 @@ def fit(
         tracker: where rank 0 logs metrics.
         report: called by rank 0 with progress.
         settings: what the losses depend on, kept in checkpoints.
+        wanted: set, from any thread of any worker, when a checkpoint is wanted before the next one
+            is due. It is written at the end of the log window; then the event is cleared.
 
     Returns:
         The state after the last step; its checkpoint is written.
@@ -152,6 +154,7 @@ def fit(
         world_size,
         tracker or NullTracker(),
         report,
+        wanted or threading.Event(),
     )
     run.setup(dict(settings or {}))
     with _sigterm() as stop:
@@ -171,11 +174,13 @@ class _Run:
     world_size: int
     tracker: Tracker
     report: Callable[[Progress], None]
+    wanted: threading.Event
     state: State = field(default_factory=State)
 
     def setup(self, settings: dict[str, Any]) -> None:
         """Build the model and its optimizer, and fill both from the newest checkpoint."""
         self.total = total_steps(self.config, self.data.steps_per_epoch)
+        self.weight = self.data.share.weight(self.data.batch_size)
         torch.backends.cudnn.benchmark = True  # batches have one shape
         torch.manual_seed(self.config.seed)
         self.model = sync_norm.convert(self.task.build(), self.device).to(self.device).train()
@@ -183,11 +188,7 @@ class _Run:
         self.state = self._restore(settings)
         self.wrapped: nn.Module = self.model
         if self.world_size > 1:
-            self.wrapped = DistributedDataParallel(
-                self.model,
-                device_ids=[self.device] if self.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-            )
+            self.wrapped = parallel.wrap(self.model, self.device)
         bf16 = self.config.precision == "bf16" or (
             self.config.precision == "auto" and self.device.type == "cuda"
         )
@@ -222,10 +223,11 @@ class _Run:
             window.add(batch["id"], *self._step(step, to_device(batch, self.device)))
             if not self._due(step + 1, self.config.log_every):
                 continue
-            stopped = self._flush(window, step + 1, stop.is_set())
+            signs = [stop.is_set(), self.wanted.is_set()]
+            stopped, wanted = self._flush(window, step + 1, signs)
             window = _Window()
             best = self._due(step + 1, self.config.eval_every) and self._evaluate()
-            if stopped or best or self._due(step + 1, self.config.checkpoint_every):
+            if stopped or wanted or best or self._due(step + 1, self.config.checkpoint_every):
                 self._save()
             if stopped and step + 1 < self.total:
                 raise Terminated(128 + signal.SIGTERM)
@@ -246,18 +248,19 @@ class _Run:
             group["lr"] = learning_rate(self.config, step, self.total)
         with self.autocast:
             loss, more = self.task.loss(self.wrapped, batch)
-        loss.backward()
+        (loss * self.weight).backward()
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach(), {name: value.detach() for name, value in more.items()}
 
-    def _flush(self, window: _Window, step: int, stop: bool) -> bool:
-        """Share the window's numbers among the workers, check and report; whether to stop."""
+    def _flush(self, window: _Window, step: int, signs: list[bool]) -> list[bool]:
+        """Share the window's numbers among the workers, check and report; whose signs any gave."""
         local = window.values()
-        shared = self._sum(torch.cat([local.flatten(), torch.tensor([float(stop)])]))
-        values = shared[:-1].view(local.shape) / self.world_size
+        numbers = local.flatten() * self.weight
+        shared = self._sum(torch.cat([numbers, torch.tensor(signs, dtype=numbers.dtype)]))
+        values = shared[: -len(signs)].view(local.shape)
         finite = values[:, 0].isfinite()
         if not bool(finite.all()):
             self._diverged(window, local, step - len(local) + int((~finite).int().argmax()))
@@ -268,7 +271,7 @@ class _Run:
         speed = len(local) * self.data.batch_size / seconds
         progress = Progress(step, self.total, means, speed, window.waited / seconds)
         self._tell(progress, "train", lr=learning_rate(self.config, step - 1, self.total))
-        return bool(shared[-1] > 0)
+        return [bool(sign > 0) for sign in shared[-len(signs) :]]
 
     def _diverged(self, window: _Window, local: Tensor, step: int) -> None:
         at = step - self.state.step
@@ -343,11 +346,12 @@ class _Run:
     def _save(self) -> None:
         if self.rank == 0:
             self.checkpoints.save(self.state, self.model, self.optimizer)
+        self.wanted.clear()  # by rank 0 when it is written
 
     def _sum(self, values: Tensor) -> Tensor:
         if self.world_size == 1:
             return values
-        return sync_norm.all_reduce(values.to(self.device)).cpu()
+        return parallel.all_reduce(values.to(self.device)).cpu()
 
 
 @dataclass

@@ -1,19 +1,23 @@
 """Starting workers with Ray Train. Nothing else talks to Ray Train.
 
 Ray Train starts the workers, joins them with `torch.distributed`, and starts all of them again
-when one dies. What a worker goes on from are the run's own checkpoints, the same as after a
-killed driver, so Ray Train's are not used and nothing is reported to it.
+when one dies, or when an elastic training gets more or fewer of them. What a worker goes on from
+are the run's own checkpoints, the same as after a killed driver, so Ray Train's are not used and
+nothing is reported to it. Where Ray knows beforehand that workers will go, because others join
+them or because a node is to be taken away, they are asked for a checkpoint first: see `_notices`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmray import runtime, storage
@@ -23,17 +27,35 @@ from mmray.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
+
 Report = Callable[[Any], None]
+Workers = int | tuple[int, int]
+"""How many, or the fewest and the most of an elastic training."""
 LOG_FOLDER = "ray_train"
+RESIZE_EVERY_S = 30.0
+"""An elastic training looks so often for nodes that have come."""
+NOTICE_EVERY_S = 10.0
+"""While a node is being taken away, checkpoints are so far apart."""
+RESIZE_WAIT_S = 60.0
+"""A resize waits so long for a checkpoint, and then goes on without."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Which worker this process is, and what it may use."""
+    """Which worker this process is, and what it may use.
+
+    Args:
+        rank: number of the worker.
+        world_size: how many there are.
+        device: to train on.
+        wanted: set while a checkpoint is wanted before the next one is due.
+    """
 
     rank: int
     world_size: int
     device: torch.device
+    wanted: threading.Event = field(default_factory=threading.Event)
 
 
 def launch(
@@ -41,7 +63,7 @@ def launch(
     report: Report,
     *,
     out: str,
-    workers: int = 1,
+    workers: Workers = 1,
     max_failures: int = 3,
 ) -> None:
     """Run `work` in each of several processes, or in this one in local mode.
@@ -51,7 +73,8 @@ def launch(
             of one. Workers that die are started again, all together, and call it again.
         report: called here with everything that the worker of rank 0 gives to its `Report`.
         out: folder (path or URI) that all nodes share.
-        workers: number of processes; see `num_workers`.
+        workers: number of processes; see `num_workers`. With a fewest and a most, as many as there
+            is room for; all are started again when nodes have come or gone.
         max_failures: how often workers are started again.
 
     Raises:
@@ -66,21 +89,30 @@ def launch(
         _fit(work, inbox, out, workers, max_failures)
 
 
-def num_workers(wanted: int = 0) -> int:
+def num_workers(wanted: int = 0, elastic: tuple[int, int] | None = None) -> Workers:
     """How many workers to start.
 
     Args:
         wanted: by the user; 0 for one per GPU, or one on a cluster without GPUs.
+        elastic: the fewest and the most, instead.
 
     Raises:
-        UserError: the cluster is too small.
+        UserError: the cluster is too small for `wanted`. An elastic training waits for its nodes.
     """
     if runtime.is_local():
         return 1
     gpus = _resource("GPU")
+    what, have = ("GPU", gpus) if gpus else ("CPU", _resource("CPU"))
+    if elastic:
+        if elastic[0] > have:
+            logger.warning(
+                "--elastic %d %d: each worker needs a %s, and the cluster has %d; training waits "
+                "for more nodes",
+                *(*elastic, what, have),
+            )
+        return elastic
     if not wanted:
         return gpus or 1
-    what, have = ("GPU", gpus) if gpus else ("CPU", _resource("CPU"))
     if wanted > have:
         raise UserError(
             f"--num-workers {wanted}: each worker needs a {what}, and the cluster has {have}"
@@ -88,11 +120,30 @@ def num_workers(wanted: int = 0) -> int:
     return wanted
 
 
+def describe(workers: Workers, wanted: int = 0) -> str:
+    """The workers in one line, with the reason for their number.
+
+    Args:
+        workers: as `num_workers` gives them.
+        wanted: by the user.
+    """
+    if runtime.is_local():
+        return "workers: this process"
+    gpus, cpus = _resource("GPU"), _resource("CPU")
+    if isinstance(workers, tuple):
+        number, why = f"{workers[0]} to {workers[1]}", "as nodes come and go"
+    else:
+        number = str(workers)
+        why = "one for each GPU" if gpus else "which uses all cores of its machine"
+        why = "as told" if wanted else why
+    return f"workers: {number} x training ({why}), on {cpus} CPUs and {gpus} GPUs"
+
+
 def _fit(
     work: Callable[[Worker, Report], None],
     inbox: Any,
     out: str,
-    workers: int,
+    workers: Workers,
     max_failures: int,
 ) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -101,15 +152,20 @@ def _fit(
     name = f"attempt-{uuid.uuid4().hex[:8]}"  # with a name used before, Ray Train would restore
     folder = storage.join(out, LOG_FOLDER)
     use_gpu = bool(_resource("GPU"))
+    scaling: dict[str, Any] = {"num_workers": workers, "use_gpu": use_gpu}
+    if isinstance(workers, tuple):
+        scaling["elastic_resize_monitor_interval_s"] = RESIZE_EVERY_S
     trainer = TorchTrainer(
         _in_worker,
         train_loop_config={"work": work, "inbox": inbox},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
             name=name,
             storage_path=folder,
+            # Nodes that were taken away after a notice do not count; that is Ray's default.
             failure_config=FailureConfig(max_failures=max_failures),
+            callbacks=_callbacks(),
         ),
     )
     try:
@@ -120,18 +176,89 @@ def _fit(
         storage.remove(folder)
 
 
+_wanted = threading.Event()
+"""In a worker's process: `Worker.wanted`."""
+
+
 def _in_worker(config: dict[str, Any]) -> None:
     from ray.train import get_context
 
     context = get_context()
     _use_cores(context.get_local_world_size())
-    worker = Worker(context.get_world_rank(), context.get_world_size(), _device())
-    inbox = config["inbox"]
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    config["work"](Worker(rank, world_size, _device(), _wanted), config["inbox"].put)
+
+
+def _callbacks() -> list[Any]:
+    from ray.train import UserCallback
+
+    class Errors(UserCallback):
+        """Runs in the controller, which would try again whatever a worker raised.
+
+        It also stops the other workers, which wait for the one that has ended.
+        """
+
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Any]) -> None:
+            for error in worker_exceptions.values():
+                if isinstance(error, UserError):
+                    raise error
+
+    return [Errors(), *_notices()]
+
+
+def _notices() -> list[Any]:
+    """What has workers write a checkpoint before Ray Train stops them.
+
+    Ray tells a training of a notice by `ray.train.get_preemption_info`, which is a barrier with a
+    round trip to an actor at each call, and of a resize not at all. Its controller knows of both,
+    and reaches the workers while they train, which costs them nothing.
+    """
     try:
-        config["work"](worker, inbox.put)
-    except UserError as e:
-        # Trying again would not help, and Ray Train tries again whatever was raised.
-        inbox.put(e)
+        from ray.train.v2._internal.execution.callback import (
+            ControllerCallback,
+            WorkerGroupCallback,
+        )
+    except ImportError:  # not public; without it, the steps since the last checkpoint are lost
+        logger.warning("this Ray has no callbacks: no checkpoints before nodes come or go")
+        return []
+
+    class Notices(ControllerCallback, WorkerGroupCallback):
+        """Runs in the controller."""
+
+        group: Any = None
+        asked = 0.0
+
+        def after_worker_group_start(self, worker_group: Any) -> None:
+            self.group = worker_group
+
+        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+            state, now = type(current_state).__name__, time.monotonic()
+            if state == "ResizingState":  # the workers are stopped when this returns
+                _ask(self.group, RESIZE_WAIT_S)
+            elif state == "PreemptingState" and now - self.asked > NOTICE_EVERY_S:
+                # They go on until the node is gone, or the time is up that it was given.
+                self.asked = now
+                _ask(self.group)
+
+    return [Notices()]
+
+
+def _ask(group: Any, wait_s: float = 0.0) -> None:
+    """Have a group of workers write a checkpoint; wait at most so long for it."""
+    import ray
+
+    try:
+        ray.get(group.execute_async(_save_soon, wait_s), timeout=wait_s + 10)
+    except Exception as e:  # a worker is dead or stuck: Ray Train will see to it
+        logger.warning("no checkpoint before workers stop (%s)", e)
+
+
+def _save_soon(wait_s: float) -> None:
+    """In the process of a worker, beside the thread that trains."""
+    _wanted.set()
+    end = time.monotonic() + wait_s
+    while _wanted.is_set() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _device() -> torch.device:
@@ -162,22 +289,19 @@ def _resource(name: str) -> int:
 @contextlib.contextmanager
 def _reports(report: Report) -> Iterator[Any]:
     """A queue for workers; what they put there goes to `report`, in a thread of this process."""
+    import ray
     from ray.util.queue import Empty, Queue
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    inbox = Queue(actor_options={"num_cpus": 0})
+    # On this node: with another one that goes, the training would lose its voice.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    inbox = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     done = threading.Event()
-    errors: list[UserError] = []
-
-    def take(item: Any) -> None:
-        if isinstance(item, UserError):
-            errors.append(item)
-        else:
-            report(item)
 
     def poll() -> None:
         while not done.is_set():
             with contextlib.suppress(Empty, queue.Empty):
-                take(inbox.get(timeout=0.2))
+                report(inbox.get(timeout=0.2))
 
     thread = threading.Thread(target=poll, name="mmray-reports", daemon=True)
     thread.start()
@@ -188,16 +312,14 @@ def _reports(report: Report) -> Iterator[Any]:
         thread.join()
         with contextlib.suppress(Empty):
             while True:
-                take(inbox.get_nowait())
+                report(inbox.get_nowait())
         inbox.shutdown(force=True)
-    if errors:
-        raise errors[0]
 
 
 def _plain(error: Exception, max_failures: int) -> Exception:
     """Ray Train's error as one that a person can read."""
     failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
+    for failure in (*failures.values(), getattr(error, "controller_failure", None)):
         if isinstance(failure, UserError):
             return failure
     if failures:

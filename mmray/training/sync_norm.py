@@ -10,28 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
-def num_workers() -> int:
-    """Processes that `torch.distributed` has joined; 1 without it."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def all_reduce(values: Tensor) -> Tensor:
-    """The sum of a tensor over all workers, in place (the tensor itself where there is one)."""
-    if num_workers() > 1:
-        dist.all_reduce(values)
-    return values
-
-
-def all_mean(total: Tensor) -> Tensor:
-    """The mean over workers of a float64 gradient, rounded to float32; overwrites `total`."""
-    workers = num_workers()
-    return (all_reduce(total) / workers if workers > 1 else total).float()
+from mmray.training.parallel import all_reduce, gradient, num_workers
 
 
 def update_running(norm: _BatchNorm, mean: Tensor, var: Tensor, count: float) -> None:
@@ -57,8 +40,7 @@ def update_running(norm: _BatchNorm, mean: Tensor, var: Tensor, count: float) ->
 class GlobalBatchNorm(nn.BatchNorm1d):
     """`BatchNorm1d` whose batch is that of all workers together.
 
-    Parameters and buffers are those of BatchNorm, so weights go from one to the other. Gradients
-    of the parameters come out as means over the workers, which averaging does not change.
+    Parameters and buffers are those of BatchNorm, so weights go from one to the other.
     """
 
     @classmethod
@@ -111,7 +93,7 @@ class _Normalise(torch.autograd.Function):
         rstd = (var + eps).rsqrt()
         shift = ((means - mean64) * rstd).float()[:, :, None]
         scaled = torch.addcmul(shift, centred, rstd.float()[:, None], out=centred)
-        ctx.save_for_backward(scaled, weight, rstd.float())
+        ctx.save_for_backward(scaled, weight, bias, rstd.float())
         ctx.count = float(count[0])
         outputs = mean64.float(), var.float(), count[0]
         ctx.mark_non_differentiable(*outputs)
@@ -120,15 +102,15 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scaled, weight, rstd = ctx.saved_tensors
+        scaled, weight, bias, rstd = ctx.saved_tensors
         grad = grads[0].float()
         parts = torch.stack([grad.sum(2), (grad * scaled).sum(2)])  # [2, B, C]
-        sums = all_reduce(parts.double().sum(1))
+        mine = parts.double().sum(1)
+        sums = all_reduce(mine.clone())
         mean_bias, mean_weight = (sums / ctx.count).float()[:, :, None]
         inner = torch.addcmul(grad - mean_bias, scaled, mean_weight, value=-1)
         grad_x = inner.mul_((weight * rstd)[:, None]).to(grads[0].dtype)
-        grad_bias, grad_weight = (sums / num_workers()).float()
-        return grad_x, grad_weight, grad_bias, None
+        return grad_x, gradient(weight, mine[1]), gradient(bias, mine[0]), None
 
 
 def convert(model: nn.Module, device: torch.device) -> nn.Module:

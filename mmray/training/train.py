@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from mmray import storage
-from mmray.cli import console
+from mmray.cli import JobFailed, console
 from mmray.errors import UserError
 from mmray.pipeline.dataset import Dataset
 from mmray.training import ray_train, tracking
@@ -96,13 +96,14 @@ def train(job: Job, *, overwrite: bool = False) -> Trained:
 
     Raises:
         UserError: the settings, the dataset or what is in `out` do not allow it.
-        mmray.cli.JobFailed: workers died too often.
+        mmray.cli.JobFailed: workers died too often, without a new checkpoint.
     """
     job = dataclasses.replace(job, data=storage.absolute(job.data), out=storage.absolute(job.out))
     job.config.check()
     dataset = Dataset(job.data, job.kind)
-    workers = ray_train.num_workers(job.config.num_workers)
-    rows, _ = _loaders(job, dataset, Share(0, workers))  # so that users' errors come early
+    workers = ray_train.num_workers(job.config.num_workers, job.config.elastic)
+    most = workers if isinstance(workers, int) else max(workers)
+    rows, _ = _loaders(job, dataset, Share(0, most))  # so that users' errors come early
     checkpoints, settings = Checkpoints(job.out), job.settings(dataset)
     if overwrite:
         for name in (checkpoints.folder, model_folder(job.out), tracking.note(job.out)):
@@ -124,6 +125,7 @@ def train(job: Job, *, overwrite: bool = False) -> Trained:
     job = dataclasses.replace(job, run=run)
     try:
         if state.step < total:
+            console.print(ray_train.describe(workers, job.config.num_workers))
             _launch(job, workers)
         return _finish(job, run, settings)
     except BaseException as e:
@@ -131,15 +133,25 @@ def train(job: Job, *, overwrite: bool = False) -> Trained:
         raise
 
 
-def _launch(job: Job, workers: int) -> None:
+def _launch(job: Job, workers: ray_train.Workers) -> None:
+    """Start workers until they end well; `--max-failures` times without a new checkpoint."""
+    checkpoints = Checkpoints(job.out)
     with TrainingProgress(console) as report:
-        ray_train.launch(
-            partial(work, job),
-            report,
-            out=job.out,
-            workers=workers,
-            max_failures=job.config.max_failures,
-        )
+        while True:
+            before = (checkpoints.newest() or State()).step
+            try:
+                return ray_train.launch(
+                    partial(work, job),
+                    report,
+                    out=job.out,
+                    workers=workers,
+                    max_failures=job.config.max_failures,
+                )
+            except JobFailed as e:
+                step = (checkpoints.newest() or State()).step
+                if step == before or not job.config.max_failures:
+                    raise
+                logger.warning("going on from step %d: %s", step, e)
 
 
 def model_folder(out: str) -> str:
@@ -168,6 +180,7 @@ def work(job: Job, worker: ray_train.Worker, report: ray_train.Report) -> None:
             tracker=tracker,
             report=report,
             settings=job.settings(dataset),
+            wanted=worker.wanted,
         )
     finally:
         tracker.close()

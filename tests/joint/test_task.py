@@ -118,19 +118,22 @@ def test_settings_hold_everything_open(task: JointTask) -> None:
     assert dataclasses.replace(task, config=sizes).settings() != task.settings()
 
 
-def two_workers(rank: int, world_size: int, folder: Path, data: str) -> None:
-    state = train_small(data, folder / "two", share=Share(rank, world_size), steps=12)
+def several_workers(rank: int, world_size: int, folder: Path, data: str) -> None:
+    state = train_small(data, folder / "many", share=Share(rank, world_size), steps=12)
     storage.write_json(folder / f"{rank}.json", dataclasses.asdict(state))
 
 
-def test_one_and_two_workers_have_the_same_losses(picture_world: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_workers_has_the_same_losses(
+    picture_world: str, tmp_path: Path, workers: int
+) -> None:
     one = train_small(picture_world, tmp_path / "one", steps=12)
-    run(two_workers, tmp_path, picture_world)
-    two = State(**storage.read_json(tmp_path / "0.json"))
+    run(several_workers, tmp_path, picture_world, processes=workers)
+    many = State(**storage.read_json(tmp_path / "0.json"))
     assert len(one.losses) == 12
     assert np.mean(one.losses[-4:]) < np.mean(one.losses[:4])
-    assert two.losses == pytest.approx(one.losses, abs=1e-4)
-    for here, there in zip(one.evaluations, two.evaluations, strict=True):
+    assert many.losses == pytest.approx(one.losses, abs=1e-4)
+    for here, there in zip(one.evaluations, many.evaluations, strict=True):
         assert here == pytest.approx(there, abs=1e-3)
 
 

@@ -66,7 +66,23 @@ def test_each_row_at_most_once_an_epoch(
     assert all(int(i.removeprefix("row")) < 75 for i in ids)  # none of the split val
 
 
-@pytest.mark.parametrize("workers", [2, 4])
+@given(batch_size=st.integers(1, 300), data=st.data())
+def test_shares_are_even_and_their_weighted_means_are_that_of_the_batch(
+    batch_size: int, data: st.DataObject
+) -> None:
+    workers = data.draw(st.integers(1, batch_size))
+    shares = [Share(rank, workers) for rank in range(workers)]
+    slots = [share.slots(batch_size) for share in shares]
+    assert [s for part in slots for s in part] == list(range(batch_size))
+    assert max(map(len, slots)) - min(map(len, slots)) <= 1
+    values = np.random.default_rng(0).normal(size=batch_size)
+    means = [
+        share.weight(batch_size) * values[s].mean() for share, s in zip(shares, slots, strict=True)
+    ]
+    assert sum(means) == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4])
 def test_batches_do_not_depend_on_the_number_of_workers(data: Dataset, workers: int) -> None:
     one = loader(data)
     many = [loader(data, share=Share(rank, workers)) for rank in range(workers)]
@@ -116,8 +132,8 @@ def test_smaller_batch_when_there_are_few_rows(
     data: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = loader(data, 64, share=Share(0, 2), limit=9)
-    assert one.batch_size == 8
-    assert "batch size is 8" in caplog.text
+    assert one.batch_size == 9
+    assert "batch size is 9" in caplog.text
 
 
 def test_few_row_groups_are_read_and_no_more_memory_is_used_than_allowed(
@@ -140,11 +156,11 @@ def test_few_row_groups_are_read_and_no_more_memory_is_used_than_allowed(
 
 
 def test_user_errors_name_what_to_do(data: Dataset) -> None:
-    with pytest.raises(UserError, match=r"--batch-size 15 .* 2 workers"):
-        loader(data, 15, share=Share(0, 2))
+    with pytest.raises(UserError, match=r"--batch-size 3 .* 4 workers"):
+        loader(data, 3, share=Share(0, 4))
     with pytest.raises(UserError, match="no rows of the split 'test'"):
         Loader(data, TinyExamples(), split="test", batch_size=4)
-    with pytest.raises(UserError, match="smaller --num-workers"):
+    with pytest.raises(UserError, match="fewer workers"):
         loader(data, 4, share=Share(0, 4), limit=3)
 
 

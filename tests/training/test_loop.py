@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def train(
     task: TinyTask | None = None,
     reports: list[Progress] | None = None,
     tracker: Tracker | None = None,
+    wanted: threading.Event | None = None,
     **config: Any,
 ) -> State:
     share = share or Share()
@@ -74,6 +76,7 @@ def train(
         tracker=tracker,
         report=report,
         settings=settings.defining(),
+        wanted=wanted,
     )
 
 
@@ -125,11 +128,11 @@ def test_more_steps_go_on(data: str, tmp_path: Path) -> None:
     assert state.losses == train(data, tmp_path / "other", steps=15).losses
 
 
-def two_workers(rank: int, world_size: int, folder: Path, data: str) -> None:
+def several_workers(rank: int, world_size: int, folder: Path, data: str) -> None:
     options: dict[str, Any] = {"clip_norm": 0.5, "share": Share(rank, world_size)}
-    state = train(data, folder / "two", **options)
+    state = train(data, folder / "new", **options)
     resumed = train(data, folder / "resumed", **options)
-    both = {"two": dataclasses.asdict(state), "resumed": dataclasses.asdict(resumed)}
+    both = {"new": dataclasses.asdict(state), "resumed": dataclasses.asdict(resumed)}
     storage.write_json(folder / f"{rank}.json", both)
     try:
         train(str(folder / "nan"), folder / "bad", share=Share(rank, world_size))
@@ -137,23 +140,48 @@ def two_workers(rank: int, world_size: int, folder: Path, data: str) -> None:
         storage.write_json(folder / f"diverged{rank}.json", str(e))
 
 
-def test_one_and_two_workers_have_the_same_losses(data: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [2, 3])  # three have 5, 5 and 6 of 16 examples
+def test_any_number_of_workers_has_the_same_losses(data: str, tmp_path: Path, workers: int) -> None:
     one = train(data, tmp_path / "one", clip_norm=0.5)
     with pytest.raises(Killed):
         train(data, tmp_path / "resumed", clip_norm=0.5, kill_at=12)
     write_dataset(tmp_path / "nan", bad=40)
-    run(two_workers, tmp_path, data)
-    files = [storage.read_json(tmp_path / f"{rank}.json") for rank in range(2)]
-    assert files[0] == files[1]
+    run(several_workers, tmp_path, data, processes=workers)
+    files = [storage.read_json(tmp_path / f"{rank}.json") for rank in range(workers)]
+    assert all(file == files[0] for file in files)
     assert len(one.losses) == 20
     # From the start, and from a checkpoint that one worker wrote.
-    for state in (State(**files[0][name]) for name in ("two", "resumed")):
+    for state in (State(**files[0][name]) for name in ("new", "resumed")):
         assert state.losses == pytest.approx(one.losses, abs=1e-4)
         for here, there in zip(one.evaluations, state.evaluations, strict=True):
             assert here == pytest.approx(there, abs=1e-4)
     # One worker had the bad row; all of them stop, and all name it.
-    for rank in range(2):
+    for rank in range(workers):
         assert "row040" in storage.read_json(tmp_path / f"diverged{rank}.json")
+    # What several workers left, one goes on from.
+    state = train(data, tmp_path / "new", clip_norm=0.5, steps=30)
+    whole = train(data, tmp_path / "one", clip_norm=0.5, steps=30)
+    assert state.losses == pytest.approx(whole.losses, abs=1e-4)
+
+
+def asked(rank: int, world_size: int, folder: Path, data: str) -> None:
+    wanted = threading.Event()
+    if rank == 1:
+        wanted.set()  # one of them is enough
+    options: dict[str, Any] = {"checkpoint_every": 0, "eval_every": 0, "log_every": 4}
+    options |= {"share": Share(rank, world_size), "wanted": wanted, "keep_checkpoints": 9}
+    train(data, folder / "out", **options)
+    assert not wanted.is_set()
+
+
+def test_a_checkpoint_that_is_wanted_is_written_at_the_end_of_the_window(
+    data: str, tmp_path: Path
+) -> None:
+    run(asked, tmp_path, data)
+    assert storage.list_folders(tmp_path / "out" / "checkpoints") == [
+        "step_00000004",
+        "step_00000020",
+    ]
 
 
 def test_other_settings_are_refused(data: str, tmp_path: Path) -> None:
@@ -223,6 +251,20 @@ def test_learning_rate() -> None:
     assert rates[12] == pytest.approx(0.5)
     assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     assert learning_rate(TrainConfig(lr=0.3), 1000, 20) == 0.3
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"elastic": (0, 2)}, r"--elastic is 0 2"),
+        ({"elastic": (3, 2)}, r"--elastic is 3 2, expected 1 <= MIN <= MAX"),
+        ({"elastic": (1, 2), "num_workers": 2}, r"--num-workers 2 and --elastic 1 2"),
+    ],
+)
+def test_elastic_is_checked(config: dict[str, Any], message: str) -> None:
+    TrainConfig(elastic=(1, 4)).check()
+    with pytest.raises(UserError, match=message):
+        TrainConfig(**config).check()
 
 
 def test_bf16_trains_close_to_fp32(data: str, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from torch import nn
 
 from mmray import runtime
 from mmray.cli import JobFailed
@@ -27,6 +29,15 @@ def losses_here(data: str, out: Path) -> list[float]:
         return train(job(data, out)).losses
     finally:
         runtime.set_local_mode(False)
+
+
+class DyingTask(TinyTask):
+    """Dies at three steps, once at each."""
+
+    def _perhaps_die(self, model: nn.Module) -> None:
+        for step in (6, 11, 16):
+            once = TinyTask(die_once=f"{self.die_once}{step}", die_at=step)
+            TinyTask._perhaps_die(once, model)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -55,6 +66,28 @@ def test_a_users_error_in_a_worker_ends_the_job_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_damaged_shard_is_named_and_ends_the_job_at_once(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data")
+    shard = tmp_path / "data" / "part-00001.parquet"
+    column = pq.ParquetFile(shard).metadata.row_group(2).column(2)
+    whole = bytearray(shard.read_bytes())
+    at = column.data_page_offset + column.total_compressed_size // 2
+    whole[at : at + 60] = b"poison" * 10  # where the footer does not tell
+    shard.write_bytes(whole)
+    # One of two workers reads it; the other one waits for it, and is stopped.
+    with pytest.raises(UserError, match=r"part-00001\.parquet: row group \d is damaged"):
+        train(job(data, tmp_path / "out", num_workers=2))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_may_die_as_often_as_there_is_progress(data: str, tmp_path: Path) -> None:
+    dying = DyingTask(die_once=str(tmp_path / "died"))
+    trained = train(job(data, tmp_path / "out", dying, max_failures=1))
+    assert len(list(tmp_path.glob("died*"))) == 3
+    assert trained.losses == pytest.approx(losses_here(data, tmp_path / "one"), abs=1e-4)
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_that_always_dies_fails_the_job(data: str, tmp_path: Path) -> None:
     missing = TinyTask(die_once=str(tmp_path / "no" / "such" / "folder"), die_at=2)
     with pytest.raises(JobFailed, match=r"--max-failures.*worker 0.*FileNotFoundError"):
@@ -68,6 +101,22 @@ def test_more_workers_than_the_cluster_has() -> None:
     assert ray_train.num_workers(3) == 3
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_elastic_training_waits_for_its_nodes(caplog: pytest.LogCaptureFixture) -> None:
+    assert ray_train.num_workers(elastic=(2, 99)) == (2, 99)
+    assert not caplog.text
+    assert ray_train.num_workers(elastic=(5, 99)) == (5, 99)
+    assert "--elastic 5 99: each worker needs a CPU, and the cluster has 4" in caplog.text
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_elastic_training_takes_what_there_is(data: str, tmp_path: Path) -> None:
+    trained = train(job(data, tmp_path / "many", elastic=(1, 3)))
+    assert trained.losses == pytest.approx(losses_here(data, tmp_path / "one"), abs=1e-4)
+    with pytest.raises(UserError, match=r"--batch-size 2 .* 3 workers"):
+        train(job(data, tmp_path / "few", elastic=(1, 3), batch_size=2))
+
+
 @pytest.mark.usefixtures("local_mode")
 def test_local_mode_needs_no_ray() -> None:
     seen: list[object] = []
@@ -77,3 +126,13 @@ def test_local_mode_needs_no_ray() -> None:
 
     ray_train.launch(work, seen.append, out="unused", workers=ray_train.num_workers(5))
     assert seen[0][:2] == (0, 1)  # type: ignore[index]
+
+
+def test_the_line_says_how_many_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    have = {"CPU": 16, "GPU": 2}
+    monkeypatch.setattr(ray_train, "_resource", lambda name: have[name])
+    assert ray_train.describe(2) == (
+        "workers: 2 x training (one for each GPU), on 16 CPUs and 2 GPUs"
+    )
+    assert "2 x training (as told)" in ray_train.describe(2, wanted=2)
+    assert "2 to 8 x training (as nodes come and go)" in ray_train.describe((2, 8))

@@ -1,15 +1,17 @@
-"""BatchNorm over two processes is BatchNorm over the whole batch in one."""
+"""BatchNorm over several processes is BatchNorm over the whole batch in one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mmray.training.fused import conv_norm_relu_pool
+from mmray.training.loader import Share
+from mmray.training.parallel import wrap
 from mmray.training.sync_norm import GlobalBatchNorm, convert
 from tests.training.processes import run
 
@@ -43,25 +45,26 @@ def data() -> tuple[Tensor, Tensor]:
     )
 
 
-def step(model: nn.Module, x: Tensor, target: Tensor) -> Tensor:
+def step(model: nn.Module, x: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
     y = model(x)
-    nn.functional.mse_loss(y, target).backward()
+    (nn.functional.mse_loss(y, target) * weight).backward()
     return y.detach()
 
 
-def two_workers(rank: int, world_size: int, folder: Path) -> None:
+def several_workers(rank: int, world_size: int, folder: Path) -> None:
     net = convert(Net(), CPU)
     assert isinstance(net.norm, GlobalBatchNorm)
-    share = slice(rank * 6, rank * 6 + 6)
-    x, target = data()
-    y = step(DistributedDataParallel(net), x[share], target[share])
+    share = Share(rank, world_size)
+    x, target = (values[list(share.slots(12))] for values in data())
+    y = step(wrap(net, CPU), x, target, share.weight(12))
     gradients = {f"grad.{name}": p.grad for name, p in net.named_parameters()}
     save_file({"y": y, **gradients, **net.state_dict()}, folder / f"{rank}.safetensors")
 
 
-def test_two_workers_equal_one_over_the_whole_batch(tmp_path: Path) -> None:
-    run(two_workers, tmp_path)
-    parts = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+@pytest.mark.parametrize("workers", [2, 5])  # five have 2 or 3 examples
+def test_workers_equal_one_over_the_whole_batch(tmp_path: Path, workers: int) -> None:
+    run(several_workers, tmp_path, processes=workers)
+    parts = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(workers)]
     net = Net()
     y = step(net, *data())
     torch.testing.assert_close(torch.cat([p["y"] for p in parts]), y, rtol=1e-5, atol=1e-5)
