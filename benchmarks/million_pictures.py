@@ -27,6 +27,7 @@ from mmray.cli import console
 
 FILES, SIDE = 1000, 20
 FROM_ROW = 10_000
+MOST_GROWTH_MB, MOST_CHANGE = 100, 0.15
 
 
 def write_source(folder: Path, rows: int) -> str:
@@ -123,6 +124,9 @@ def run(folder: Path, rows: int) -> None:
         f"{memory.most(early, end):.0f} MB later, {memory.at(end):.0f} MB at the end; "
         f"while listing at most {memory.most(start, parts[0]):.0f} MB"
     )
+    growth, pace = memory.most(early, end) - memory.at(early), speeds[-1] / speeds[0]
+    if growth > MOST_GROWTH_MB or not 1 - MOST_CHANGE <= pace <= 1 + MOST_CHANGE:
+        raise SystemExit(f"expected at most {MOST_GROWTH_MB} MB and {MOST_CHANGE:.0%} of change")
 
 
 if __name__ == "__main__":

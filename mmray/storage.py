@@ -40,9 +40,11 @@ good, get less."""
 WEB_PATIENCE_S = 10.0
 # What another try does not mend, as the messages of S3 name it.
 _REFUSALS = (
-    *("ACCESS_DENIED", "NO_SUCH_BUCKET", "not found"),
-    *("INVALID_ACCESS_KEY", "SIGNATURE", "EXPIRED_TOKEN"),
+    *("ACCESS_DENIED", "PERMISSION_DENIED", "UNAUTHENTICATED", "UNRECOGNIZED_CLIENT"),
+    *("INVALID_ACCESS_KEY", "INVALID_CLIENT_TOKEN", "MISSING_AUTHENTICATION", "SIGNATURE"),
+    *("EXPIRED", "NO_SUCH_BUCKET", "INVALID_OBJECT_STATE", "not found", "HTTP status 4"),
 )
+_PASSING_HTTP = (408, 425, 429)
 _PASSING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ENOTCONN)
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 P = ParamSpec("P")
@@ -52,6 +54,14 @@ Uri = TypeVar("Uri", bound=str | Path)
 
 class StorageFailed(UserError):
     """A storage that did not answer for as long as mmray waits: no fault of the file."""
+
+
+class Unreadable(UserError):
+    """A file that cannot be read while its storage answers: it is damaged, or that was chance."""
+
+
+UNREADABLE_TIMES = 3
+"""After so many times it was no chance."""
 
 
 def patient(function: Callable[Concatenate[Uri, P], R]) -> Callable[Concatenate[Uri, P], R]:
@@ -69,6 +79,8 @@ def patient(function: Callable[Concatenate[Uri, P], R]) -> Callable[Concatenate[
 
         def give_up(state: tenacity.RetryCallState) -> Any:
             error = _error_of(state)
+            if isinstance(error, Unreadable):
+                raise UserError(str(error)) from error
             raise StorageFailed(
                 f"{uri}: the storage has not answered for {limit:g} s ({error}); when it does, "
                 "the same command goes on"
@@ -82,7 +94,7 @@ def patient(function: Callable[Concatenate[Uri, P], R]) -> Callable[Concatenate[
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: _is_passing(uri, error)),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=20),
-            stop=tenacity.stop_after_delay(limit),
+            stop=lambda state: tenacity.stop_after_delay(limit)(state) or _is_damaged(state),
             before_sleep=tell,
             retry_error_callback=give_up,
         )
@@ -95,17 +107,26 @@ def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
 
 
+def _is_damaged(state: tenacity.RetryCallState) -> bool:
+    often = state.attempt_number >= UNREADABLE_TIMES
+    return often and isinstance(_error_of(state), Unreadable)
+
+
 def _is_passing(uri: str | Path, error: BaseException | None) -> bool:
     """Whether an error speaks of a storage that is down, rather than of what is stored there."""
     if isinstance(error, (StorageFailed, *_LASTING)) or error is None:
         return False
+    if isinstance(error, Unreadable):
+        return True
     if isinstance(error, UserError):
         return _is_passing(uri, error.__cause__)
     if not is_remote(uri):
         return isinstance(error, OSError) and error.errno in _PASSING
     if type(error).__module__.startswith("aiohttp"):  # fsspec's, where it speaks HTTP
-        return True
-    return isinstance(error, OSError) and not any(word in str(error) for word in _REFUSALS)
+        status = getattr(error, "status", 500)
+        return status >= 500 or status in _PASSING_HTTP
+    text = str(error).replace(local_path(uri).name, "")  # a file may be called anything
+    return isinstance(error, OSError) and not any(word in text for word in _REFUSALS)
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -179,6 +200,16 @@ def exists(uri: str | Path) -> bool:
     return bool(fs.exists(path))
 
 
+def is_answered(uri: str | Path) -> bool:
+    """Whether the storage gives the end of a file: what is wrong with it is then its own fault."""
+    fs, path = filesystem(uri)
+    try:
+        fs.cat_file(path, start=-8)
+    except Exception:
+        return False
+    return True
+
+
 def open_file(uri: str | Path) -> IO[bytes]:
     """Open a file for reading; a missing or unreadable one is a `UserError` that names it.
 
@@ -207,8 +238,10 @@ def _download(uri: str, sink: IO[bytes]) -> None:
     try:
         with fs.open(path, "rb") as source:
             shutil.copyfileobj(source, sink, 1 << 20)
-    except OSError as e:
-        raise UserError(f"{uri}: cannot be opened ({e})") from e
+    except Exception as e:
+        if isinstance(e, OSError) or type(e).__module__.startswith("aiohttp"):
+            raise UserError(f"{uri}: cannot be opened ({e})") from e
+        raise
 
 
 @patient

@@ -106,6 +106,10 @@ class Flaky(fsspec.implementations.memory.MemoryFileSystem):
         self._fail()
         return super().exists(*args, **kwargs)
 
+    def cat_file(self, *args: Any, **kwargs: Any) -> bytes:
+        self._fail()
+        return super().cat_file(*args, **kwargs)
+
     def ls(self, *args: Any, **kwargs: Any) -> Any:
         self._fail()
         return super().ls(*args, **kwargs)
@@ -177,3 +181,17 @@ def test_addresses_that_tell_how_to_read_others_are_refused(uri: str) -> None:
 def test_an_address_without_a_bucket_is_told_at_once(uri: str) -> None:
     with pytest.raises(UserError, match="names no bucket"):
         storage.exists(uri)
+
+
+def test_a_damaged_file_is_no_storage_that_is_down(flaky: type[Flaky]) -> None:
+    flaky.left = 0
+    storage.write_bytes("flaky://bucket/b.parquet", b"PAR1" + bytes(100) + b"PAR1")
+    with pytest.raises(UserError, match=r"b\.parquet: is not a readable Parquet file"):
+        read_table("flaky://bucket/b.parquet")
+    write_table("flaky://bucket/c.parquet", pa.table({"a": ["x" * 9] * 5000}))
+    whole = bytearray(storage.open_file("flaky://bucket/c.parquet").read())
+    whole[20:60] = bytes(40)
+    storage.write_bytes("flaky://bucket/c.parquet", bytes(whole))
+    with pytest.raises(UserError, match=r"c\.parquet: .*") as error:
+        read_table("flaky://bucket/c.parquet")
+    assert not isinstance(error.value, storage.StorageFailed)

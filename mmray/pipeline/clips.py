@@ -307,7 +307,8 @@ def local_file(uri: str) -> Iterator[str]:
     except storage.StorageFailed:
         if uri.startswith("http"):  # one server of many
             raise MediaError("open", "its server does not answer") from None
-        raise
+        storage.exists(uri.rsplit("/", 1)[0])  # raises the same where it is not this file alone
+        raise MediaError("open", "the storage does not give it, but answers otherwise") from None
     except UserError as e:
         raise MediaError("open", str(e)) from e
 

@@ -9,10 +9,12 @@ Layout of a dataset folder (local or any URI):
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -174,34 +176,61 @@ def part_names(uri: str) -> list[str]:
 
 def map_files(function: Callable[[str], Result], paths: Sequence[str]) -> Iterator[Result]:
     """`function(path)` of each file, in order; many at once, since each waits for the storage."""
+    results: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(FILES_AT_ONCE, thread_name_prefix="mmray-files") as pool:
-        for start in range(0, len(paths), 64 * FILES_AT_ONCE):  # not all results at once
-            yield from pool.map(function, paths[start : start + 64 * FILES_AT_ONCE])
+        for path in paths:
+            results.append(pool.submit(function, path))
+            if len(results) >= 2 * FILES_AT_ONCE:  # results may be whole tables
+                yield results.popleft().result()
+        while results:
+            yield results.popleft().result()
 
 
 @storage.patient
 def _groups_of(uri: str) -> list[RowGroup]:
-    meta = open_parquet(uri).metadata
+    with _reading(uri) as file:
+        meta = file.metadata
     return [RowGroup(uri, i, meta.row_group(i).num_rows) for i in range(meta.num_row_groups)]
 
 
 @storage.patient
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """One Parquet file, or some of its columns, as a table."""
-    return open_parquet(uri).read(columns=None if columns is None else list(columns))
+    with _reading(uri) as file:
+        return file.read(columns=None if columns is None else list(columns))
 
 
 @storage.patient
 def read_group(uri: str, group: int, columns: Sequence[str] | None = None) -> pa.Table:
     """One row group of a Parquet file, or some of its columns."""
-    columns = None if columns is None else list(columns)
-    return open_parquet(uri).read_row_group(group, columns=columns)
+    with _reading(uri, f"row group {group} ") as file:
+        return file.read_row_group(group, columns=None if columns is None else list(columns))
 
 
 @storage.patient
 def num_rows(uri: str) -> int:
     """Rows of one Parquet file, from its footer."""
-    return int(open_parquet(uri).metadata.num_rows)
+    with _reading(uri) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextlib.contextmanager
+def _reading(uri: str, what: str = "") -> Iterator[pq.ParquetFile]:
+    """An open Parquet file; a damaged one is not taken for a storage that is down."""
+    remote = storage.is_remote(uri)
+    try:
+        yield open_parquet(uri)
+    except UserError as e:
+        if remote and isinstance(e.__cause__, OSError) and storage.is_answered(uri):
+            raise storage.Unreadable(str(e)) from e
+        raise
+    except OSError as e:
+        damaged = f"{uri}: {what}is damaged ({e}); bring it back"
+        if remote and storage.is_answered(uri):
+            raise storage.Unreadable(damaged) from e
+        if not remote and e.errno is None:  # Arrow's; those of a disk have a number
+            raise UserError(damaged) from e
+        raise
 
 
 def write_table(uri: str, table: pa.Table, row_group_size: int | None = None) -> None:

@@ -182,13 +182,14 @@ class DatasetJob:
             )
         return rows
 
-    def split(self, stage: Stage, schema: pa.Schema) -> None:
+    def split(self, stage: Stage, schema: pa.Schema, decoders: int | None = None) -> None:
         """Look into every item; write the list of parts, with columns as in `schema`."""
         if self.part_list.is_written:
             return
         size = self._shard_rows()
         write = shards.WriteShard(self._split_out, schema.names, self.errors, "item")
-        pools = [placement.on_all_cpus([shards.ReadShard(self.item_list), stage, write])]
+        stages = [shards.ReadShard(self.item_list), stage, write]
+        pools = [placement.decode_only(stages, decoders)]
         self._run(self.item_list, self._split_out, pools, self.items, "item")
         paths = [storage.join(self._split_out, p) for p in dataset.part_names(self._split_out)]
         total = sum(dataset.map_files(dataset.num_rows, paths))
@@ -200,7 +201,6 @@ class DatasetJob:
 
     def main(self, pools: Sequence[Pool]) -> None:
         """Make the rows: the last stage of the last pool writes them (see `WriteShard`)."""
-        console.print(f"workers: {placement.describe(pools, run.resources())}")
         self._run(self.part_list, self.out, pools, self.parts, "part", self.part_bytes)
 
     def _run(
@@ -216,6 +216,7 @@ class DatasetJob:
         todo = work.pending(out)
         if not todo:
             return
+        console.print(f"workers: {placement.describe(pools, run.resources())}")
         total = work.num_rows
         done = total - sum(map(work.size, todo))
         bad = shards.count_errors(out, self.errors, name)

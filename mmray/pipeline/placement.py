@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mmray.errors import UserError
 from mmray.pipeline import run
@@ -12,6 +13,9 @@ from mmray.pipeline.stages import Pool, Stage
 
 DECODER_BYTES, NET_BYTES = 700 << 20, 1500 << 20
 """Memory of a worker with its child process and two shards, and of one with a net."""
+
+NET_CPUS = 0.01
+"""Of a CPU, for the nets on it; its decoders reserve the rest."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,12 @@ class Sizes:
 def sizes(have: Resources, decoders: int | None = None, nets: int | None = None) -> Sizes:
     """Numbers of workers such that decoders and nets leave each other what they need.
 
-    On GPUs there is a net for each, and it reserves a CPU too: a node's decoders may else take
-    all its CPUs, and the GPU would wait for the thread that feeds it. On CPUs the nets, of one
-    thread each, share the CPUs with the decoders and reserve none: who is behind gets the CPU,
-    since decoders stop when what they made waits (see `run.run`).
+    On GPUs there is a net for each, and for each net a decoder less than there are CPUs: else
+    decoders would take them all, and the GPU would wait for the thread that feeds it. On CPUs the
+    nets, of one thread each, share the CPUs with the decoders: who is behind gets the CPU, since
+    decoders stop when what they made waits (see `run.run`). Nets reserve no more than keeps them
+    from a head without CPUs, since Ray might fill a node with decoders first, and they would wait
+    for ever. Fractions are such that workers fill nodes, however small the nodes are.
 
     Args:
         have: the cluster.
@@ -61,9 +67,9 @@ def sizes(have: Resources, decoders: int | None = None, nets: int | None = None)
     return Sizes(
         decoders,
         nets,
-        decoder_cpus=min(1.0, left / decoders),
-        net_cpus=(have.cpus - left) / nets,
-        net_gpus=min(1.0, have.gpus / nets),
+        decoder_cpus=(1 - NET_CPUS) / math.ceil(decoders / left),
+        net_cpus=0.0 if have.gpus else max(1e-4, NET_CPUS / math.ceil(nets / have.cpus)),
+        net_gpus=1 / math.ceil(nets / have.gpus) if have.gpus else 0.0,
         why=(why, why_nets),
     )
 
@@ -91,8 +97,9 @@ def decode_and_ask(
     for flag, number in (("--decoders", decoders), ("--nets", nets)):
         if number is not None and number < 1:
             raise UserError(f"{flag} {number}: expected 1 or more")
-    now = sizes(run.resources(), decoders, nets)
-    most = sizes(run.resources_at_most(), decoders, nets)
+    most_resources = run.resources_at_most()
+    now = sizes(_with_gpu(run.resources(), most_resources), decoders, nets)
+    most = sizes(most_resources, decoders, nets)
     why_decoders, why_nets = now.why
     return [
         Pool(
@@ -108,10 +115,25 @@ def decode_and_ask(
     ]
 
 
-def on_all_cpus(stages: Sequence[Stage]) -> Pool:
-    """One pool of workers that decode."""
-    now, most = run.resources(), run.resources_at_most()
-    return Pool("split", stages, now.cpus, may_grow_to=most.cpus)
+def _with_gpu(now: Resources, most: Resources) -> Resources:
+    """Of a cluster whose GPUs are still to come, one is asked for: nets must not begin on CPUs."""
+    return replace(now, gpus=1) if most.gpus and not now.gpus else now
+
+
+def decode_only(stages: Sequence[Stage], decoders: int | None = None) -> Pool:
+    """One pool of decoders, as many as a job without nets can have.
+
+    Args:
+        stages: of a decoder.
+        decoders: their number; None to choose.
+    """
+    now, most = (
+        sizes(replace(have, gpus=0), decoders, nets=1)
+        for have in (run.resources(), run.resources_at_most())
+    )
+    why = now.why[0].replace(" that no net reserves", "")
+    pool = ("decoder", stages, now.decoders, now.decoder_cpus)
+    return Pool(*pool, may_grow_to=most.decoders, why=why)
 
 
 def describe(pools: Sequence[Pool], have: Resources) -> str:

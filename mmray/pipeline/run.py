@@ -20,7 +20,7 @@ from mmray.errors import UserError
 from mmray.pipeline.stages import Pool, Stage
 
 if TYPE_CHECKING:
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, Dataset
 
 ENVELOPE = pa.schema({"shard": pa.int64(), "rows": pa.large_binary(), "refusal": pa.string()})
 """What travels between pools: one row a shard, with all its rows packed into one value, so that
@@ -85,7 +85,9 @@ def _run_on_ray(
 
     # Its lines are about blocks and operators; what the user wants to know the caller says.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = DataContext.get_current()
+    theirs = DataContext.get_current()
+    context = theirs.copy()
+    DataContext._set_current(context)
     context.enable_progress_bars = False  # the caller shows progress in clips, not in blocks
     context.print_on_execution_start = False
     context.target_max_block_size = 1  # each row, which is a shard, is a block of its own
@@ -94,9 +96,20 @@ def _run_on_ray(
         context.execution_options.resource_limits = ray.data.ExecutionResources(
             object_store_memory=most
         )
+    try:
+        yield from _dataset(shards, pools, is_done).iter_rows()
+    finally:
+        DataContext._set_current(theirs)
+
+
+def _dataset(
+    shards: Sequence[int], pools: Sequence[Pool], is_done: Callable[[int], bool] | None
+) -> Dataset:
+    import ray
+
     # Blocks made here: a read task would wait for a CPU that the workers hold.
     runs = [pa.table({"shard": pa.array(run, pa.int64())}) for run in _runs(shards, pools[0].size)]
-    dataset: ray.data.Dataset = ray.data.from_arrow(runs)
+    dataset: Dataset = ray.data.from_arrow(runs)
     for i, pool in enumerate(pools):
         dataset = dataset.map_batches(
             _Worker,
@@ -108,7 +121,7 @@ def _run_on_ray(
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus or None,
         )
-    yield from dataset.iter_rows()
+    return dataset
 
 
 def _strategy(pool: Pool, shards: int) -> ActorPoolStrategy:
@@ -168,6 +181,8 @@ class _Worker:
                 rows = stage(rows)
         except UserError as e:
             return _letter(shard, refusal=str(e))
+        except OSError as e:  # of a disk that is full, or gone
+            return _letter(shard, refusal=f"{e}; what is done is kept, the same command goes on")
         return _letter(shard, rows)
 
 

@@ -34,7 +34,7 @@ class Pool:
     """Stages that run one after another in the same worker, and how many such workers.
 
     Args:
-        name: shown in Ray's dashboard and logs.
+        name: what people call such a worker.
         stages: the stages, first to last.
         size: number of workers.
         num_cpus: logical CPUs that a worker reserves.

@@ -119,7 +119,7 @@ def prepare_videos(
         return finished
     job.list_items(video_rows(options), VIDEO_SCHEMA, options.source)
     probe = ProbeVideos(options.clip_s, options.min_clip_s, options.max_clips, workers.timeout_s)
-    job.split(probe, VIDEO_SCHEMA)
+    job.split(probe, VIDEO_SCHEMA, workers.decoders)
     job.main(clip_pools(job, options, workers))
     return job.finish(options.source)
 

@@ -100,7 +100,7 @@ def hear_files(
     if finished := job.claim(overwrite):
         return finished
     job.list_items(_rows(options), SOUND_SCHEMA, options.input)
-    job.split(SplitSounds(options.part_s, timeout_s), SOUND_SCHEMA)
+    job.split(SplitSounds(options.part_s, timeout_s), SOUND_SCHEMA, decoders)
     heads = [column for head in net.classes for column in (head, f"top_{head}")]
     columns = [*SOUND_SCHEMA.names, *(["times_s", *heads] if heads else [])]
     columns += ["features", "feature_times_s"] if options.layer else []

@@ -281,9 +281,13 @@ def _use_cores(workers: int) -> None:
 
 
 def _resource(name: str) -> int:
-    import ray
+    """What the cluster has, or will: of its GPUs the nodes may only be on their way."""
+    from mmray.pipeline.run import resources, resources_at_most
 
-    return int(ray.cluster_resources().get(name, 0))
+    now, most = resources(), resources_at_most()
+    if name == "GPU":
+        return now.gpus or min(1, most.gpus)
+    return now.cpus
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ os.environ |= {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on this machine's loopback device only
     "OMP_NUM_THREADS": "1",
 }
-os.environ.setdefault("RAY_TMPDIR", tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="chaos-", dir="/tmp")
 
 import tyro
 from rich.console import Console
@@ -52,7 +52,7 @@ class Args:
     """Faults for each kind and job."""
     seed: int = 0
     """Decides who is struck."""
-    videos: int = 720
+    videos: int = 240
     """Videos that the jobs work on; two cores prepare about eight of them a second."""
     work: Path = Path("runs/chaos")
     """Folder for what the jobs work on and make; undisturbed runs there are used again."""

@@ -17,7 +17,7 @@ from tests.chaos.bucket import Bucket
 from tests.chaos.cluster import Raylets
 from tests.chaos.runs import Run
 
-SLOW_S, NOTICE_S, OUTAGE_S, HOLD_S = 3.0, 4.0, 3.0, 1.0
+SLOW_S, STILL_S, NOTICE_S, OUTAGE_S, HOLD_S = 4.0, 0.9, 4.0, 3.0, 1.0
 
 
 @dataclass
@@ -104,13 +104,17 @@ def spot(scene: Scene) -> bool:
 
 
 def slow(scene: Scene) -> bool:
-    """All workers of a node stand still for some seconds, with what decodes for them."""
+    """All workers of a node are ten times slower for some seconds, with what decodes for them."""
     if (node := _busy_node(scene)) is None:
         return False
     those = [q for p in cluster.workers(node) for q in (p, *_children(p))]
-    with cluster.stopped(those) as count:
-        time.sleep(SLOW_S)
-    return count > 0
+    end, hit = time.monotonic() + SLOW_S, False
+    while time.monotonic() < end:
+        with cluster.stopped(those) as count:
+            time.sleep(STILL_S)
+        hit |= count > 0
+        time.sleep(0.1)
+    return hit
 
 
 def driver(scene: Scene) -> bool:
@@ -145,7 +149,7 @@ KINDS = {
     "node": Kind("a node is gone", node),
     "store": Kind("object stores fill up", store, store_bytes=80_000_000),
     "storage": Kind("the bucket fails for a while", storage, where="bucket"),
-    "slow": Kind("a host stands still", slow),
+    "slow": Kind("a host is slow", slow),
     "poison": Kind("files kill their decoder", None, where="poisoned"),
     "spot": Kind("spot notice", spot),
     "driver": Kind("the driver is killed", driver),

@@ -115,8 +115,8 @@ class Harness:
         hits, problems = 0, []
         try:
             hits = self._run(kind, job, faults, total, out)
-        except (TimeoutError, RuntimeError) as e:
-            problems.append(str(e))
+        except Exception as e:  # the others are still to be tried
+            problems.append(f"{type(e).__name__}: {e}")
         else:
             compare = runs.poison_differences if where == "poisoned" else runs.differences
             args = () if where == "poisoned" else (self._job(job, where),)
@@ -179,8 +179,8 @@ class Harness:
         """Strike as the job gets on, until it ends; how often it was hit."""
         run, strike = scene.run, KINDS[kind].strike if kind else None
         while (code := run.code()) is None:
-            # The last with time left to hit.
-            due, done = 0.85 * run.total * (scene.strikes + 1) / max(1, faults), run.done()
+            due = SPREAD * run.total * (scene.strikes + 0.5) / max(1, faults)
+            done = run.done()
             is_due = strike and scene.strikes < faults and due <= done < run.total
             if is_due and strike(scene):
                 scene.strikes += 1

@@ -23,7 +23,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("kind", "job"),
     [
         *((kind, "prepare") for kind in KINDS),
-        *(("worker", "train"), ("spot", "train"), ("node", "predict")),
+        ("spot", "train"),
     ],
 )
 def test_the_result_is_that_of_an_undisturbed_run(work: Path, kind: str, job: str) -> None:

@@ -11,7 +11,7 @@ from mmray.pipeline import placement, run
 from mmray.pipeline.placement import DECODER_BYTES, NET_BYTES, Resources, sizes
 
 GB = 1 << 30
-wanted = st.one_of(st.none(), st.integers(1, 300))
+wanted = st.one_of(st.none(), st.integers(1, 100))
 
 
 @given(st.integers(1, 500), st.integers(0, 64), st.integers(0, 4000), wanted, wanted)
@@ -26,15 +26,35 @@ def test_no_more_is_reserved_than_there_is(
     assert got.decoder_cpus > 0
 
 
-def test_a_net_on_a_gpu_has_a_cpu_to_be_fed_by() -> None:
+def test_a_net_on_a_gpu_is_left_a_cpu_to_be_fed_by_and_waits_for_none() -> None:
     got = sizes(Resources(16, 2, 200 * GB))
     assert (got.decoders, got.nets) == (14, 2)
-    assert (got.decoder_cpus, got.net_cpus, got.net_gpus) == (1, 1, 1)
+    assert (got.net_cpus, got.net_gpus) == (0, 1)
 
 
 def test_nets_on_cpus_share_them_with_the_decoders() -> None:
     got = sizes(Resources(8, 0, 200 * GB))
-    assert (got.decoders, got.nets, got.net_cpus) == (8, 4, 0)
+    assert (got.decoders, got.nets) == (8, 4)
+    assert 0 < got.net_cpus < 0.1, "or they would run on a head without CPUs"
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 4), wanted, wanted)
+def test_workers_fit_on_nodes_however_they_are_spread(
+    nodes: int, cpus: int, gpus: int, decoders: int | None, nets: int | None
+) -> None:
+    got = sizes(Resources(nodes * cpus, nodes * gpus), decoders, nets)
+    per_node = int(cpus * (1 - placement.NET_CPUS) / got.decoder_cpus + 1e-6)
+    assert nodes * per_node >= got.decoders
+    if gpus:
+        assert nodes * int(gpus / got.net_gpus + 1e-6) >= got.nets
+
+
+def test_nets_wait_for_gpus_that_are_to_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "resources", lambda: Resources(4))
+    monkeypatch.setattr(run, "resources_at_most", lambda: Resources(72, 4))
+    decoders, nets = placement.decode_and_ask([], [])
+    assert (nets.size, nets.num_gpus, nets.most) == (1, 1, 4)
+    assert (decoders.size, decoders.most) == (3, 68)
 
 
 def test_memory_bounds_the_decoders() -> None:
