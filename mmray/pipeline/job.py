@@ -116,7 +116,7 @@ class DatasetJob:
         counts = found["counts"]
         if len(dataset.part_names(self.out)) != counts.get("shards"):
             # Some are lost, or were being removed: they are made again, cut as they were.
-            storage.write_json(claim, wanted | {"shard_rows": counts.get("shard_rows")})
+            storage.write_json(claim, wanted | {"shard_rows": found.get("shard_rows")})
             storage.remove(manifest)
             return None
         storage.remove(storage.join(self.out, ".work"))  # killed after the manifest was written
@@ -241,7 +241,6 @@ class DatasetJob:
             self.items: self.item_list.num_rows,
             "rows": rows,
             "shards": self.part_list.num_shards,
-            "shard_rows": self.part_list.rows_per_shard,
             "errors": bad_parts + bad_items,
         }
         manifest = {
@@ -251,6 +250,7 @@ class DatasetJob:
             "options": self.options,
             self.net_key: self.nets,
             "counts": counts,
+            "shard_rows": self.part_list.rows_per_shard,
         }
         for folder in (self.out, self.errors):
             storage.remove_temporaries(folder)

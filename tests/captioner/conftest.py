@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmray import runtime
-from mmray.pipeline import images
+from mmray.pipeline import images, shards
 from mmray.pipeline.images import ImageOptions, prepare_images
 from tests.joint.taggers import write_pictures
 
@@ -25,7 +25,7 @@ def stored(
     runtime.set_local_mode(True)
     net, out = f"mmray:{random_teacher}", tmp_path_factory.mktemp("stored")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "SHARD", 4)
+        patch.setattr(shards, "MAX_ROWS", 4)
         patch.setattr(images, "ROW_GROUP", 3)
         return {
             name: prepare_images(

@@ -18,7 +18,7 @@ from mmray import runtime
 from mmray.captioner.caption import CaptionPictures, WriteOptions, caption_pictures
 from mmray.cli import JobFailed
 from mmray.errors import UserError
-from mmray.pipeline import asking
+from mmray.pipeline import shards
 from mmray.pipeline.dataset import Dataset, tensor, tensor_column
 from tests.captioner.captioners import write_captioner
 from tests.joint.taggers import write_tagger
@@ -90,7 +90,7 @@ def test_every_picture_has_captions_or_a_reason(
 
 
 def test_goes_on_where_it_stopped(ask: Ask, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(asking, "SHARD", 3)
+    monkeypatch.setattr(shards, "MAX_ROWS", 3)
     whole = ask("whole")
     assert len(whole.shards) == 4
     asked: list[int] = []
@@ -132,7 +132,7 @@ def test_another_model_is_noticed(
 def test_what_is_stored_gives_the_same(
     ask: Ask, stored: dict[str, str], models: dict[str, str], kind: str, monkeypatch
 ) -> None:
-    monkeypatch.setattr(asking, "SHARD", 5)
+    monkeypatch.setattr(shards, "MAX_ROWS", 5)
     model = models[kind]
     found = ask("stored", model=model, input=stored[kind])
     assert found.manifest["counts"] == {"pictures": 10, "rows": 10, "shards": 2, "errors": 0}

@@ -52,7 +52,7 @@ class Args:
     """Faults for each kind and job."""
     seed: int = 0
     """Decides who is struck."""
-    videos: int = 240
+    videos: int = 480
     """Videos that the jobs work on; two cores prepare about eight of them a second."""
     work: Path = Path("runs/chaos")
     """Folder for what the jobs work on and make; undisturbed runs there are used again."""

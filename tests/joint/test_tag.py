@@ -26,7 +26,7 @@ from mmray.joint.tag import (
     tag_pictures,
 )
 from mmray.joint.tag_stages import TagPictures
-from mmray.pipeline import asking
+from mmray.pipeline import images, shards
 from mmray.pipeline.asking import stored_pictures
 from mmray.pipeline.dataset import Dataset, tensor, tensor_column
 from mmray.pipeline.images import ImageOptions, prepare_images
@@ -65,14 +65,13 @@ def stored(
     random_teacher: Path, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     """The same pictures as an image dataset of several row groups and shards."""
-    from mmray.pipeline import images
 
     runtime.set_local_mode(True)
     net = f"mmray:{random_teacher}"
     options = ImageOptions(source=f"folder:{picture_folder}", backbone=(net,), objects=net)
     out = str(tmp_path_factory.mktemp("stored") / "images")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "SHARD", 4)
+        patch.setattr(shards, "MAX_ROWS", 4)
         patch.setattr(images, "ROW_GROUP", 3)
         return prepare_images(options, out).path
 
@@ -120,7 +119,7 @@ def test_top_useless_and_limit(tag: Tag) -> None:
 
 
 def test_goes_on_where_it_stopped(tag: Tag, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(asking, "SHARD", 3)
+    monkeypatch.setattr(shards, "MAX_ROWS", 3)
     whole = tag("whole")
     assert len(whole.shards) == 4
     asked: list[int] = []
@@ -217,7 +216,7 @@ def test_a_large_index_is_tried_with_what_people_ask(
 
 
 def test_stored_features_give_the_same(tag: Tag, stored: str, monkeypatch) -> None:
-    monkeypatch.setattr(asking, "SHARD", 5)
+    monkeypatch.setattr(shards, "MAX_ROWS", 5)
     from_files, found = tag("files"), tag("found", input=stored, index=True)
     assert found.manifest["counts"] == {"pictures": 10, "rows": 10, "shards": 2, "errors": 0}
     first, second = vectors(from_files), vectors(found)

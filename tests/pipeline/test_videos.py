@@ -65,7 +65,6 @@ def test_every_video_has_rows_or_a_reason(prepared: Path, small_world: Path) -> 
     assert data.manifest["counts"] == {
         "videos": 16,
         "rows": data.num_rows,
-        "shard_rows": 4,
         "errors": len(errors),
         "shards": len(data.shards),
     }
