@@ -39,8 +39,7 @@ def gradient(parameter: Tensor, total: Tensor) -> Tensor:
         total: its gradient over this worker's examples, float64; kept, so not to be changed.
     """
     if num_workers() > 1:
-        before = _totals.get(parameter)  # of another use of it in the same pass
-        _totals[parameter] = total if before is None else before + total
+        _totals[parameter] = total
     return total.float().view_as(parameter)
 
 
