@@ -79,6 +79,7 @@ def test_a_damaged_shard_is_named_and_ends_the_job_at_once(tmp_path: Path) -> No
         train(job(data, tmp_path / "out", num_workers=2))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_workers_may_die_as_often_as_there_is_progress(data: str, tmp_path: Path) -> None:
     dying = DyingTask(die_once=str(tmp_path / "died"))
