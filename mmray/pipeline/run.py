@@ -214,7 +214,7 @@ class Resources:
     Args:
         cpus: logical CPUs.
         gpus: number of GPUs.
-        memory: for workers, in bytes, the object store not counted.
+        memory: for workers, in bytes, the object store not counted; 0 where it is not known.
     """
 
     cpus: int
@@ -237,9 +237,11 @@ def resources_at_most() -> Resources:
         return Resources(1)
     from ray._private.state import state
 
-    now = resources()
-    most = _resources(state.get_max_resources_from_cluster_config() or {})
-    memory = max(now.memory, most.memory)
+    now, told = resources(), state.get_max_resources_from_cluster_config()
+    if not told:
+        return now
+    most = _resources(told)
+    memory = max(now.memory, most.memory) if most.memory else 0  # of nodes to come, often untold
     return Resources(max(now.cpus, most.cpus), max(now.gpus, most.gpus), memory)
 
 

@@ -83,6 +83,17 @@ def test_wrong_numbers_name_their_flag(flag: str, numbers: tuple[int, int]) -> N
         placement.decode_and_ask([], [], decoders=decoders, nets=nets)
 
 
+def test_what_an_autoscaler_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.state import state
+
+    monkeypatch.setattr(run, "resources", lambda: Resources(4, 0, 8 * GB))
+    told = {"CPU": 72, "GPU": 4}
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: told)
+    assert run.resources_at_most() == Resources(72, 4), "memory of nodes to come is not known"
+    told["memory"] = 100 * GB
+    assert run.resources_at_most() == Resources(72, 4, 100 * GB)
+
+
 @pytest.mark.cluster
 def test_a_real_cluster_tells(ray_cluster: None) -> None:
     have = run.resources()
