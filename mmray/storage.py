@@ -205,7 +205,7 @@ def is_answered(uri: str | Path) -> bool:
     fs, path = filesystem(uri)
     try:
         fs.cat_file(path, start=-8)
-    except Exception:
+    except Exception:  # each kind of storage has errors of its own, and any of them is no answer
         return False
     return True
 
