@@ -106,8 +106,9 @@ def _weight_gradient(
         flat = windows.reshape(-1, channels * kernel).double()
         return grad.transpose(0, 1).reshape(outputs, -1).double() @ flat
     total = grad.new_zeros(outputs, channels * kernel, dtype=torch.float64)
-    flat = grad.new_empty(cells, channels, kernel)
+    # BLAS may add up in another order where memory is aligned otherwise, as in another batch.
+    flat, one = grad.new_empty(cells, channels, kernel), grad.new_empty(outputs, cells)
     for example in range(len(x)):
         flat.copy_(windows[example])
-        total += grad[example] @ flat.view(cells, -1)
+        total += one.copy_(grad[example]) @ flat.view(cells, -1)
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,4 +26,7 @@ def _joined(
     try:
         function(rank, processes, Path(folder), *args)
     finally:
+        # DistributedDataParallel is a cycle that holds the group. Gloo's threads would outlive it
+        # and abort the process, if its end found them with a tensor of Python's in hand.
+        gc.collect()
         dist.destroy_process_group()

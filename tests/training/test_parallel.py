@@ -26,7 +26,9 @@ class Net(nn.Module):
         self.last = nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(exact.conv1d(x, self.conv).mean(2))
+        # Row by row: BLAS may round a row otherwise in a batch of another size.
+        rows = exact.conv1d(x, self.conv).mean(2).split(1)
+        return torch.cat([self.last(row) for row in rows])
 
 
 def gradients(net: nn.Module, share: Share) -> dict[str, Tensor]:
@@ -48,11 +50,11 @@ def workers(rank: int, world_size: int, folder: Path) -> None:
 
 
 def test_two_and_three_workers(tmp_path: Path) -> None:
-    one = gradients(Net(), Share())
-    for processes in (2, 3):
+    for processes in (1, 2, 3):
         folder = tmp_path / str(processes)
         folder.mkdir()
         run(workers, folder, processes=processes)
+        one = load_file(tmp_path / "1" / "0.safetensors")
         for rank in range(processes):
             found = load_file(folder / f"{rank}.safetensors")
             torch.testing.assert_close(found, one, rtol=1e-5, atol=1e-6)
