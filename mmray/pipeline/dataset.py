@@ -113,7 +113,7 @@ class Dataset:
 
     @cached_property
     def _row_groups(self) -> list[RowGroup]:
-        return [group for groups in map_files(_groups_of, self.shards) for group in groups]
+        return [group for groups in map_files(row_groups_of, self.shards) for group in groups]
 
     def row_groups(self) -> list[RowGroup]:
         """All row groups, in order: the units of random access."""
@@ -156,14 +156,14 @@ class Dataset:
             tables = list(self.batches(columns, 4096, split, limit))
         if tables:
             return pa.concat_tables(tables)
-        schema = open_parquet(self.shards[0]).schema_arrow if self.shards else pa.schema([])
+        schema = read_schema(self.shards[0]) if self.shards else pa.schema([])
         return pa.schema([schema.field(name) for name in columns]).empty_table()
 
     def errors(self) -> pa.Table:
         """Everything that was quarantined: id, uri, stage, error_class, message."""
         folder = storage.join(self.uri, "errors")
         names = [n for n in storage.list_files(folder) if n.endswith(".parquet")]
-        tables = [open_parquet(storage.join(folder, name)).read() for name in names]
+        tables = list(map_files(read_table, [storage.join(folder, name) for name in names]))
         return pa.concat_tables(tables) if tables else ERROR_SCHEMA.empty_table()
 
 
@@ -187,7 +187,8 @@ def map_files(function: Callable[[str], Result], paths: Sequence[str]) -> Iterat
 
 
 @storage.patient
-def _groups_of(uri: str) -> list[RowGroup]:
+def row_groups_of(uri: str) -> list[RowGroup]:
+    """The row groups of one Parquet file, from its footer."""
     with _reading(uri) as file:
         meta = file.metadata
     return [RowGroup(uri, i, meta.row_group(i).num_rows) for i in range(meta.num_row_groups)]
@@ -205,6 +206,13 @@ def read_group(uri: str, group: int, columns: Sequence[str] | None = None) -> pa
     """One row group of a Parquet file, or some of its columns."""
     with _reading(uri, f"row group {group} ") as file:
         return file.read_row_group(group, columns=None if columns is None else list(columns))
+
+
+@storage.patient
+def read_schema(uri: str) -> pa.Schema:
+    """The columns of one Parquet file, from its footer."""
+    with _reading(uri) as file:
+        return file.schema_arrow
 
 
 @storage.patient

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from mmray import storage
 from mmray.errors import UserError
-from mmray.pipeline.dataset import Dataset, open_parquet
+from mmray.pipeline.dataset import Dataset, read_schema
 
 SCHEMA = pa.schema({"id": pa.string(), "thumbnail": pa.binary(), "tags": pa.list_(pa.string())})
 
@@ -55,7 +55,7 @@ class Gallery:
 
 def _check(dataset: Dataset) -> None:
     for shard in dataset.shards[:1]:
-        if missing := set(SCHEMA.names) - set(open_parquet(shard).schema_arrow.names):
+        if missing := set(SCHEMA.names) - set(read_schema(shard).names):
             raise UserError(
                 f"{dataset.uri}: has no column {', '.join(sorted(missing))} to show pictures with; "
                 "make it with jobs/prepare_images.py"

@@ -18,7 +18,7 @@ from mmray.media.sound import read_sound
 from mmray.models import absolute
 from mmray.pipeline import run
 from mmray.pipeline.clips import local_file
-from mmray.pipeline.dataset import Dataset, open_parquet, tensor, waveform
+from mmray.pipeline.dataset import Dataset, num_rows, read_table, row_groups_of, tensor, waveform
 from mmray.pipeline.placement import decode_and_ask
 from mmray.pipeline.stages import Pool, Stage
 from mmray.soundnet.config import HEADS
@@ -131,11 +131,10 @@ def survey_clips(
     left = options.limit or data.num_rows
     wanted = options.sample
     for shard, path in enumerate(data.shards):
-        file = open_parquet(path)
-        rows[shard] = min(left, file.metadata.num_rows)
+        rows[shard] = min(left, num_rows(path))
         left -= rows[shard]
         if wanted:
-            splits = file.read(columns=["split"])["split"].slice(0, rows[shard])
+            splits = read_table(path, ["split"])["split"].slice(0, rows[shard])
             sample[shard] = min(wanted, splits.to_pylist().count(split))
             wanted -= sample[shard]
         if not left:
@@ -264,11 +263,10 @@ class Cuts:
     def _row(self, key: int) -> dict[str, Any]:
         """Sound and thumbnail of a row of the dataset."""
         assert self.data is not None
-        file, row = open_parquet(self.data.shards[key // SHARD]), key % SHARD
-        for group in range(file.metadata.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if row < size:
-                table = file.read_row_group(group, columns=["audio", "thumbnail"])
+        row = key % SHARD
+        for group in row_groups_of(self.data.shards[key // SHARD]):
+            if row < group.num_rows:
+                table = self.data.read_row_group(group, ["audio", "thumbnail"])
                 return table.slice(row, 1).to_pylist()[0]
-            row -= size
+            row -= group.num_rows
         raise AssertionError("the key is of another dataset")

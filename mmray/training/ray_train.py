@@ -10,6 +10,7 @@ them or because a node is to be taken away, they are asked for a checkpoint firs
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import queue
@@ -26,6 +27,7 @@ from mmray.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from ray.train.torch import TorchTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -146,18 +148,33 @@ def _fit(
     workers: Workers,
     max_failures: int,
 ) -> None:
+    folder = storage.join(out, LOG_FOLDER)
+    for failures in itertools.count():
+        try:
+            _trainer({"work": work, "inbox": inbox}, folder, workers, max_failures).fit()
+            return
+        except Exception as e:
+            if failures == max_failures or not (loss := _loss(e)):
+                raise _plain(e, max_failures) from e
+            logger.warning("what led the training was lost (%s); starting it again", loss)
+        finally:
+            storage.remove(folder)
+
+
+def _trainer(
+    config: dict[str, Any], folder: str, workers: Workers, max_failures: int
+) -> TorchTrainer:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     name = f"attempt-{uuid.uuid4().hex[:8]}"  # with a name used before, Ray Train would restore
-    folder = storage.join(out, LOG_FOLDER)
     use_gpu = bool(_resource("GPU"))
     scaling: dict[str, Any] = {"num_workers": workers, "use_gpu": use_gpu}
     if isinstance(workers, tuple):
         scaling["elastic_resize_monitor_interval_s"] = RESIZE_EVERY_S
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _in_worker,
-        train_loop_config={"work": work, "inbox": inbox},
+        train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(**scaling),
         run_config=RunConfig(
@@ -168,12 +185,20 @@ def _fit(
             callbacks=_callbacks(),
         ),
     )
-    try:
-        trainer.fit()
-    except Exception as e:
-        raise _plain(e, max_failures) from e
-    finally:
-        storage.remove(folder)
+
+
+def _loss(error: Exception) -> str:
+    """Which node or process went while Ray Train did not expect it, and so gave up; or nothing.
+
+    It starts workers again that die while they train. Between, as they are started or stopped, it
+    asks them and helpers of its own without heed.
+    """
+    from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
+
+    cause = getattr(error, "controller_failure", error)
+    return (
+        str(cause) if isinstance(cause, (NodeDiedError, RayActorError, WorkerCrashedError)) else ""
+    )
 
 
 _wanted = threading.Event()
@@ -331,5 +356,10 @@ def _plain(error: Exception, max_failures: int) -> Exception:
         return JobFailed(
             f"training failed, after {max_failures} new starts at most (--max-failures): worker "
             f"{rank} ended with {type(failure).__name__}: {failure}"
+        )
+    if loss := _loss(error):
+        return JobFailed(
+            f"training failed, after {max_failures} new starts (--max-failures): what led it was "
+            f"lost ({loss})"
         )
     return error

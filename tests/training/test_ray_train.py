@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from ray.exceptions import ActorUnavailableError
+from ray.train import ControllerError
 from torch import nn
 
 from mmray import runtime
@@ -93,6 +95,37 @@ def test_a_worker_that_always_dies_fails_the_job(data: str, tmp_path: Path) -> N
     missing = TinyTask(die_once=str(tmp_path / "no" / "such" / "folder"), die_at=2)
     with pytest.raises(JobFailed, match=r"--max-failures.*worker 0.*FileNotFoundError"):
         train(job(data, tmp_path / "out", missing, max_failures=0))
+
+
+class Losing:
+    """A trainer that is lost so many times as Ray Train starts or stops its workers."""
+
+    def __init__(self, times: int) -> None:
+        self.left, self.fits = times, 0
+
+    def fit(self) -> None:
+        self.fits += 1
+        if self.left:
+            self.left -= 1
+            raise ControllerError(ActorUnavailableError("Socket closed", None))
+
+
+@pytest.mark.parametrize(("times", "max_failures"), [(2, 2), (2, 1), (1, 0)])
+def test_ray_train_may_give_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, times: int, max_failures: int
+) -> None:
+    trainer = Losing(times)
+    monkeypatch.setattr(ray_train, "_trainer", lambda *_: trainer)
+
+    def launch() -> None:
+        ray_train._fit(print, None, str(tmp_path), 2, max_failures)
+
+    if times > max_failures:
+        with pytest.raises(JobFailed, match=rf"{max_failures} new starts.*lost.*Socket closed"):
+            launch()
+    else:
+        launch()
+    assert trainer.fits == min(times, max_failures) + 1
 
 
 @pytest.mark.usefixtures("ray_cluster")
