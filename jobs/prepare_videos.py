@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from mmray import cli
+from mmray import cli, storage
 from mmray.errors import UserError
 from mmray.pipeline.budget import Nodes
 
@@ -86,6 +86,10 @@ class Args(cli.JobArgs):
         if given and not self.estimate:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise UserError(f"{flags}: has no effect without --estimate; leave it out")
+        if self.json is not None and not storage.is_remote(self.json):
+            path = storage.local_path(self.json)
+            if path.is_dir() or not path.absolute().parent.is_dir():
+                raise UserError(f"--json {path}: expected a file, in a folder that is there")
 
 
 def main(argv: Sequence[str] | None = None) -> Prepared | Estimate:
@@ -123,7 +127,6 @@ def main(argv: Sequence[str] | None = None) -> Prepared | Estimate:
 
 def _estimate(args: Args, options: VideoOptions) -> Estimate:
     """What the job will take: printed, and written where --json says."""
-    from mmray import storage
     from mmray.pipeline.estimate import estimate
     from mmray.pipeline.estimate_tables import show
 

@@ -17,7 +17,10 @@ import tyro
 from rich.console import Console
 
 from mmray.errors import UserError
-from mmray.runtime import ALLOW_OPEN
+from mmray.runtime import ALLOW_OPEN, is_upload
+from mmray.storage import is_remote, local_path
+
+logger = logging.getLogger(__name__)
 
 # A file where a folder is wanted, a folder that may not be written: the user's, with the path.
 WRONG_PATHS = (
@@ -96,6 +99,12 @@ def _checked(args: Args) -> Args:
     if getattr(args, "allow_open_cluster", False):
         os.environ[ALLOW_OPEN] = "1"  # also for what a job starts
     if isinstance(args, JobArgs):
+        if is_upload() and not (is_remote(args.out) or local_path(args.out).is_absolute()):
+            logger.warning(
+                "--out %s: a submitted job runs in a copy of the upload on one node, which Ray "
+                "removes; name a bucket, or a folder that all nodes see",
+                args.out,
+            )
         if not 0 <= args.seed < 2**63:
             raise UserError(f"--seed {args.seed}: expected 0 or more")
         if args.limit is not None and args.limit < 1:

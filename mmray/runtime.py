@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from mmray.errors import UserError
@@ -80,9 +81,10 @@ def _join(address: str, name: str, options: dict[str, Any]) -> None:
         more = f" and {len(doors) - 3} more" if len(doors) > 3 else ""
         raise UserError(
             f"{name}: this Ray asks nobody for a token, and whoever reaches {', '.join(doors[:3])}"
-            f"{more} runs code on it; restart it with `ray get-auth-token --generate` and "
-            "RAY_AUTH_MODE=token on every node (docs/security.md), or, where only people you "
-            f"trust get there, say --allow-open-cluster or {ALLOW_OPEN}=1"
+            f"{more} runs code on it; make one token (`ray get-auth-token --generate`), copy its "
+            "file ~/.ray/auth_token to every node and start Ray there with RAY_AUTH_MODE=token "
+            "(docs/security.md), or, where only people you trust get there, say "
+            f"--allow-open-cluster or {ALLOW_OPEN}=1"
         )
     _use_token(cluster.token)
     try:
@@ -108,6 +110,11 @@ def set_local_mode(on: bool) -> None:
     """Switch local mode on or off for what runs next in this process."""
     global _local_mode
     _local_mode = on
+
+
+def is_upload() -> bool:
+    """Whether this is a submitted job, in what Ray has unpacked of `--working-dir`."""
+    return "working_dir_files" in Path.cwd().parts
 
 
 def is_local() -> bool:

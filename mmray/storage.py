@@ -82,14 +82,16 @@ def patient(function: Callable[Concatenate[Uri, P], R]) -> Callable[Concatenate[
             if isinstance(error, Unreadable):
                 raise UserError(str(error)) from error
             raise StorageFailed(
-                f"{uri}: the storage has not answered for {limit:g} s ({error}); when it does, "
-                "the same command goes on"
+                f"{uri}: the storage has not answered for {limit:g} s ({error}). Are its name, its "
+                "region and the network right? When it answers, the same command goes on"
             ) from error
 
         def tell(state: tenacity.RetryCallState) -> None:
             if state.attempt_number == 3:
                 error = _error_of(state)
-                logger.warning("%s: the storage does not answer, trying again (%s)", uri, error)
+                logger.warning(
+                    "%s: the storage does not answer, trying again for %g s (%s)", uri, limit, error
+                )
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(lambda error: _is_passing(uri, error)),
@@ -149,6 +151,8 @@ def filesystem(uri: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     except UserError:
         raise
     except (ValueError, TypeError, ImportError, OSError) as e:
+        if isinstance(e, OSError):
+            raise UserError(f"{text}: cannot be opened ({e})") from e
         raise UserError(f"{text}: cannot open this kind of address ({e})") from e
 
 
@@ -308,14 +312,24 @@ def atomic_path(uri: str | Path) -> Iterator[Path]:
             _upload(str(uri), temporary)
         return
     target = local_path(uri)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{target}: its folder cannot be made ({e.strerror})") from e
     # Beside the target, since a rename is atomic only within one file system.
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as f:
-            os.fsync(f.fileno())
-        temporary.replace(target)
+        try:
+            with temporary.open("rb") as f:
+                os.fsync(f.fileno())
+            temporary.replace(target)
+        except FileNotFoundError as e:
+            raise UserError(
+                f"{target}: was taken away while it was written; is another job writing there?"
+            ) from e
+        except IsADirectoryError as e:
+            raise UserError(f"{target}: is a folder, expected a file") from e
     finally:
         temporary.unlink(missing_ok=True)
 

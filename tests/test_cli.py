@@ -94,3 +94,22 @@ def test_help_is_quick_and_light(job: str) -> None:
 def test_names_that_are_not_utf8_are_refused() -> None:
     with pytest.raises(UserError, match="is not UTF-8"):
         cli.parse(Args, ["--out", "a\udcff"], "doc")
+
+
+@pytest.mark.parametrize(
+    ("out", "warned"), [("runs/a", True), ("/data/a", False), ("s3://bucket/a", False)]
+)
+def test_a_submitted_job_says_that_relative_paths_do_not_last(
+    out: str,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    unpacked = tmp_path / "working_dir_files" / "_ray_pkg_0"
+    unpacked.mkdir(parents=True)
+    cli.parse(Args, ["--out", out], None)
+    assert not caplog.text
+    monkeypatch.chdir(unpacked)
+    cli.parse(Args, ["--out", out], None)
+    assert (f"--out {out}: a submitted job" in caplog.text) == warned

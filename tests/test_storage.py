@@ -195,3 +195,21 @@ def test_a_damaged_file_is_no_storage_that_is_down(flaky: type[Flaky]) -> None:
     with pytest.raises(UserError, match=r"c\.parquet: .*") as error:
         read_table("flaky://bucket/c.parquet")
     assert not isinstance(error.value, storage.StorageFailed)
+
+
+def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/a/b.json: its folder cannot be made \(Not a dir"):
+        storage.write_bytes(tmp_path / "file" / "a" / "b.json", b"")
+    with pytest.raises(UserError, match="is a folder, expected a file"):
+        storage.write_bytes(tmp_path, b"")
+
+
+def test_two_jobs_that_write_to_one_folder_are_told(tmp_path: Path) -> None:
+    def write() -> None:
+        with storage.atomic_path(tmp_path / "part") as path:
+            path.touch()
+            storage.remove_temporaries(tmp_path)  # as another job does at its end
+
+    with pytest.raises(UserError, match="is another job writing there"):
+        write()

@@ -14,15 +14,17 @@ from mmray.pipeline.estimate import STAGES, Estimate, Sample
 
 WAITED = 0.2
 """A larger share of waiting is worth a line."""
+MOST_DECODE_NODES = 100
+"""One driver does not keep more of them busy (docs/scale.md)."""
 _ASSUMED = {
     "within_hours": "hours in which the job should be done",
     "decode_vcpus": "vCPUs of a decode node",
     "vcpu_speed": "work of a vCPU of a node at full load, for one of the CPU measured here: two "
     "vCPUs share a core and together do some 1.2 times the work of one",
     "gpu_rate": "frames a second that all teachers together do on one GPU",
-    "decode_price": "USD an hour of a decode node",
-    "gpu_price": "USD an hour of a GPU node",
-    "head_price": "USD an hour of the head",
+    "decode_price": "USD an hour of a decode node, on demand",
+    "gpu_price": "USD an hour of a GPU node, on demand",
+    "head_price": "USD an hour of the head, on demand",
     "storage_price": "USD a TB and month of the dataset",
     "read_price": "USD a TB read",
 }
@@ -60,13 +62,19 @@ def notes(found: Estimate, max_error_ratio: float) -> list[str]:
     if not sample.gpu and busy * (1 - WAITED) > cpu:
         lines.append(
             f"workers waited for files {1 - cpu / busy:.0%} of their time, which hours and nodes "
-            "include: measure near the data"
+            "include: measure near the data, on a machine that does nothing else"
+        )
+    if found.plan.decode_nodes[0] > MOST_DECODE_NODES:
+        lines.append(
+            f"beyond some {MOST_DECODE_NODES} decode nodes the driver is what limits: cut the list "
+            "into several jobs, or give it more hours"
         )
     if sample.bad > max_error_ratio * len(sample.videos):
         lines.append(
             f"{sample.bad} of {len(sample.videos)} videos are bad, more than --max-error-ratio "
             f"{max_error_ratio:g} allows: the job would stop"
         )
+    lines.append("what the words mean and how good the numbers are: docs/scale.md")
     return lines
 
 
@@ -103,7 +111,7 @@ def _facts(sample: Sample) -> str:
 def _computed(found: Estimate) -> Table:
     table = Table(
         *("total", "estimate", "95% interval"),
-        title=f"computed: {found.items} videos",
+        title=f"computed: {found.items:,} videos",
         title_justify="left",
     )
     names = {

@@ -120,11 +120,11 @@ class DatasetJob:
             storage.remove(manifest)
             return None
         storage.remove(storage.join(self.out, ".work"))  # killed after the manifest was written
-        console.print(
-            f"{self.out} is complete: {counts[self.items]} {self.items}, as they were when it was "
-            "made; --overwrite makes it again"
-        )
         self._check_errors(counts["rows"], counts["errors"])
+        console.print(
+            f"{self.out} is complete: {counts[self.items]} {self.items}; the source was not looked "
+            "at again (--overwrite makes all of it anew)"
+        )
         return Prepared(self.out, counts["rows"], counts["errors"])
 
     def _remove(self) -> None:
@@ -139,6 +139,8 @@ class DatasetJob:
             # A net may have moved: its weights count, and they are compared below.
             options = {k: v for k, v in options.items() if k not in (*self.nets, "model")}
             named = {f"--{name.replace('_', '-')}": str(v) for name, v in options.items()}
+            if "--source" in named:  # which is no flag, and may be named from another folder
+                named["SOURCE"] = _absolute(named.pop("--source"))
             return named | {f"weights of {k}": v["weights_sha256"][:12] for k, v in nets.items()}
 
         try:
@@ -267,7 +269,8 @@ class DatasetJob:
             raise JobFailed(
                 f"{bad} of {good + bad} items are bad, more than --max-error-ratio "
                 f"{self.max_error_ratio:g} allows. Most common: {why}. All reasons are in "
-                f"{self.errors}; what is done is kept"
+                f"{self.errors}; what is done is kept, and the same command goes on when more are "
+                "allowed"
             )
 
     def _print_summary(self, counts: dict[str, int]) -> None:
@@ -275,7 +278,13 @@ class DatasetJob:
         table.add_row(*(str(counts[key]) for key in (self.items, "rows", "errors")))
         console.print(table)
         if counts["errors"]:
-            why = Table("count", "why", title="quarantined", title_justify="left")
+            title = f"quarantined, each in {self.errors}"
+            why = Table("count", "why", title=title, title_justify="left")
             for text, count in shards.reasons(self.errors).most_common(10):
                 why.add_row(str(count), text)
             console.print(why)
+
+
+def _absolute(source: str) -> str:
+    kind, colon, where = source.partition(":")
+    return f"{kind}:{storage.absolute(where)}" if colon else source

@@ -84,6 +84,7 @@ class Progress:
             evaluation the metrics.
         samples_per_s: examples a second, over all workers.
         waiting: share of the time spent waiting for data, 0 to 1.
+        workers: that train.
         evaluation: whether `values` are of an evaluation.
     """
 
@@ -92,6 +93,7 @@ class Progress:
     values: dict[str, float]
     samples_per_s: float = 0.0
     waiting: float = 0.0
+    workers: int = 1
     evaluation: bool = False
 
 
@@ -269,7 +271,8 @@ class _Run:
         seconds = time.perf_counter() - window.start
         means = dict(zip(["loss", *window.names], values.mean(0).tolist(), strict=True))
         speed = len(local) * self.data.batch_size / seconds
-        progress = Progress(step, self.total, means, speed, window.waited / seconds)
+        waiting = window.waited / seconds
+        progress = Progress(step, self.total, means, speed, waiting, parallel.num_workers())
         self._tell(progress, "train", lr=learning_rate(self.config, step - 1, self.total))
         return [bool(sign > 0) for sign in shared[-len(signs) :]]
 

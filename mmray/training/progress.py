@@ -73,4 +73,6 @@ def _numbers(progress: Progress) -> str:
     if not progress.evaluation:
         values.append(f"{progress.samples_per_s:.1f} samples/s")
         values.append(f"{progress.waiting:.0%} waiting for data")
+        if progress.workers > 1:
+            values.append(f"{progress.workers} workers")
     return ", ".join(values)

@@ -130,7 +130,7 @@ def describe(workers: Workers, wanted: int = 0) -> str:
         wanted: by the user.
     """
     if runtime.is_local():
-        return "workers: this process"
+        return "workers: this process alone, as always with --local"
     gpus, cpus = _resource("GPU"), _resource("CPU")
     if isinstance(workers, tuple):
         number, why = f"{workers[0]} to {workers[1]}", "as nodes come and go"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mmray import storage
+from mmray import runtime, storage
 from mmray.errors import UserError
 
 if TYPE_CHECKING:
@@ -132,6 +132,12 @@ def start(out: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str
         UserError: the tracking server cannot be used.
     """
     uri = tracking_uri()
+    if runtime.is_upload() and not os.environ.get("MLFLOW_TRACKING_URI"):
+        logger.warning(
+            "MLflow: %s lies in a copy of the upload, which Ray removes; name a server in the "
+            "job's MLFLOW_TRACKING_URI (docs/cluster.md)",
+            uri,
+        )
     with named_errors(uri):
         client = client_for(uri)
         if storage.exists(note(out)) and (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,6 +35,7 @@ class Trained:
         losses: of every step, mean over the global batch.
         metrics: of the evaluation that the model folder's weights come from; empty without one.
         version: of the model in the registry.
+        registry: MLflow's, which has it.
     """
 
     path: str
@@ -42,6 +44,7 @@ class Trained:
     losses: list[float] = field(repr=False)
     metrics: dict[str, float]
     version: str | None
+    registry: str = ""
 
     def line(self, name: str) -> str:
         """What a job says at its end; `name` is the kind of model."""
@@ -49,7 +52,7 @@ class Trained:
         if self.best_step != self.steps:
             steps += f" (best: {self.best_step})"
         numbers = [f"{key} {value:.4g}" for key, value in self.metrics.items()]
-        registered = f"registered as models:/mmray-{name}/{self.version}"
+        registered = f"registered as models:/mmray-{name}/{self.version} of {self.registry}"
         return f"{self.path}: {', '.join([steps, *numbers, registered])}"
 
 
@@ -109,11 +112,12 @@ def train(job: Job, *, overwrite: bool = False) -> Trained:
         for name in (checkpoints.folder, model_folder(job.out), tracking.note(job.out)):
             storage.remove(name)
     state = checkpoints.newest() or State()
+    total = total_steps(job.config, rows.steps_per_epoch)
     if state.step:
         check_settings(state.settings, settings, checkpoints.folder)
-        console.print(f"{job.out}: going on from step {state.step}")
-    total = total_steps(job.config, rows.steps_per_epoch)
-    if job.config.warmup >= total:
+        where = "is complete, at" if state.step >= total else "going on from"
+        console.print(f"{job.out}: {where} step {state.step}")
+    elif job.config.warmup >= total:
         logger.warning(
             "--warmup %d: the whole training has %d steps, so the learning rate stays below --lr; "
             "give a smaller --warmup, or more --steps or --epochs",
@@ -233,7 +237,8 @@ def _finish(job: Job, run: tracking.TrackedRun, settings: dict[str, Any]) -> Tra
     job.task.save(model, where, training)
     pictures = {"losses.png": loss_curve(state), **pictures_of(job.task, model, step)}
     version = tracking.finish(run, where, f"mmray-{job.task.name}", pictures, state.step)
-    return Trained(where, state.step, step, state.losses, metrics, version)
+    registry = re.sub("//[^/@]*@", "//", run.uri)  # its password is nobody's business
+    return Trained(where, state.step, step, state.losses, metrics, version, registry)
 
 
 def loss_curve(state: State) -> bytes:

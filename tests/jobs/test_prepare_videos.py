@@ -105,7 +105,12 @@ def test_bad_commands_end_with_one_line_and_2(tmp_path: Path) -> None:
 
 
 def test_main_is_importable(
-    small_world: Path, random_teacher: Path, tmp_path: Path, local_mode: None
+    small_world: Path,
+    random_teacher: Path,
+    tmp_path: Path,
+    local_mode: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from jobs import prepare_videos
 
@@ -114,6 +119,10 @@ def test_main_is_importable(
     assert result.rows == Dataset(str(tmp_path / "clips")).num_rows
     table = pq.read_table(next((tmp_path / "clips").glob("part-*.parquet")))
     assert "objects" in table.column_names
+    # The same folder by another name is the same source.
+    monkeypatch.chdir(small_world.parent)
+    assert prepare_videos.main([f"toy:{small_world.name}", *args[3:]]) == result
+    assert "clips is complete: 6 videos; the source was not looked at" in capsys.readouterr().out
 
 
 def test_estimate_prints_and_writes_numbers_and_touches_nothing_else(
@@ -136,3 +145,11 @@ def test_flags_of_the_estimate_are_not_ignored_without_it(tmp_path: Path) -> Non
     more = ["--within-hours", "12", "--json", "x.json"]
     with pytest.raises(UserError, match="--json, --within-hours: has no effect without --estimate"):
         prepare_videos.main([f"folder:{tmp_path}", "--out", str(tmp_path / "clips"), *more])
+
+
+@pytest.mark.parametrize("name", ["", "missing/x.json"])
+def test_a_place_for_the_numbers_is_looked_at_first(tmp_path: Path, name: str) -> None:
+    from jobs import prepare_videos
+
+    with pytest.raises(UserError, match=r"--json .*: expected a file, in a folder that is there"):
+        prepare_videos.main(["folder:missing", "--estimate", "--json", str(tmp_path / name)])

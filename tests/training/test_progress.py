@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 from rich.console import Console
@@ -17,6 +18,7 @@ def test_lines() -> None:
     assert line(STEP) == (
         "training: step 10/40, loss 1.235, kl_objects 0.5, 99.9 samples/s, 7% waiting for data"
     )
+    assert line(dataclasses.replace(STEP, workers=2)).endswith(", 2 workers")
     assert line(EVALUATION) == "evaluation: step 20/40, loss 0.9"
 
 

@@ -109,6 +109,20 @@ def test_metrics_and_pictures_of_steps(tmp_path: Path) -> None:
     assert [f.path for f in found] == ["pictures/step-000200/captions.png"]
 
 
+def test_a_submitted_job_says_that_its_file_does_not_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unpacked = tmp_path / "working_dir_files"
+    unpacked.mkdir()
+    monkeypatch.chdir(unpacked)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    start(tmp_path / "one")
+    assert "MLFLOW_TRACKING_URI" not in caplog.text
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    start(tmp_path / "two")
+    assert "name a server in the job's MLFLOW_TRACKING_URI" in caplog.text
+
+
 def test_default_address_is_a_file_under_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
