@@ -52,8 +52,9 @@ class Args:
     """Faults for each kind and job."""
     seed: int = 0
     """Decides who is struck."""
-    videos: int = 480
-    """Videos that the jobs work on; two cores prepare about eight of them a second."""
+    videos: int = 960
+    """Videos that the jobs work on; two cores prepare about ten of them a second, and ten spot notices
+    take a minute."""
     work: Path = Path("runs/chaos")
     """Folder for what the jobs work on and make; undisturbed runs there are used again."""
     markdown: Path | None = None
