@@ -53,8 +53,8 @@ class Args:
     seed: int = 0
     """Decides who is struck."""
     videos: int = 960
-    """Videos that the jobs work on; two cores prepare about ten of them a second, and ten spot notices
-    take a minute."""
+    """Videos that the jobs work on: two cores prepare some ten a second, and ten spot notices take
+    a minute."""
     work: Path = Path("runs/chaos")
     """Folder for what the jobs work on and make; undisturbed runs there are used again."""
     markdown: Path | None = None
