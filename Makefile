@@ -68,7 +68,7 @@ test-local-mode: .venv-local-mode/.installed
 bench: install
 	for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
 
-# Ten faults of each kind during each job, on a cluster of several raylets; more than an hour.
+# Ten faults of each kind during each job, on a cluster of several raylets; an hour and a half.
 chaos: install
 	$(PY) -m tests.chaos --markdown runs/chaos/chaos.md
 
