@@ -69,7 +69,7 @@ def test_killed_at_five_moments_gives_the_same_rows(
 
     moments: list[Callable[[], bool]] = [
         lambda: (disturbed / ".work").exists(),
-        lambda: (disturbed / ".work" / "items.parquet").exists(),
+        lambda: (disturbed / ".work" / "items" / "index.json").exists(),
         lambda: parts() >= 1,
         lambda: parts() >= total // 2,
         lambda: parts() >= total - 2,
