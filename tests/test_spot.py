@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mmray import spot
@@ -110,6 +110,7 @@ def test_a_proxy_of_the_environment_is_not_asked(
 @settings(max_examples=25, deadline=None)
 @given(body=st.binary(max_size=50) | st.text(max_size=50).map(str.encode))
 def test_garbage_is_no_notice(metadata: Metadata, body: bytes) -> None:
+    assume(body.strip() not in (b"TRUE", b"FALSE"))  # Hypothesis tries words of the code too
     metadata.answer = (200, body, 0)
     for notice in spot.NOTICES.values():
         with pytest.raises(ValueError, match=r"."):
